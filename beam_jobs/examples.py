@@ -1,0 +1,178 @@
+"""Columns to serialized `tf.train.Example`s, a whole batch at once and always the same bytes.
+
+The features stand in the order of their names' UTF-8 bytes, which protobuf's maps do not promise.
+Wire format: https://protobuf.dev/programming-guides/encoding/.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# A column is one of: float32 (n,), int64 (n,), uint8 (n, num_bytes) for one bytes value of fixed
+# size each, or an Arrow string or binary array of n texts.
+Column = np.ndarray | pa.Array
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
+_FIRST, _SECOND = b"\x0a", b"\x12"  # Fields 1 and 2, each with a length.
+
+
+def encode(columns: Mapping[str, Column]) -> pa.LargeBinaryArray:
+    """Returns one serialized Example a row: binary (n,).
+
+    Args:
+      columns: At least one feature; all of n rows, without nulls.
+    """
+    entries = [_entry(name, columns[name]) for name in sorted(columns, key=str.encode)]
+    num_rows = len(next(iter(columns.values())))
+    features = _Row(num_rows)
+    for entry in entries:
+        features.field(_FIRST, entry)
+    example = _Row(num_rows)
+    example.field(_FIRST, features)
+    return example.to_arrow()
+
+
+def _entry(name: str, column: Column) -> "_Row":
+    """Returns the map entry of one feature of each row."""
+    feature, values = _Row(len(column)), _Row(len(column))
+    if isinstance(column, pa.Array):
+        values.field(_FIRST, _Row(len(column)).texts(column))
+        feature.field(_BYTES_LIST, values)
+    elif column.dtype == np.uint8:
+        values.field(_FIRST, _Row(len(column)).fixed(column))
+        feature.field(_BYTES_LIST, values)
+    elif column.dtype == np.float32:
+        little_endian = np.ascontiguousarray(column, "<f4").view(np.uint8).reshape(-1, 4)
+        values.field(_FIRST, _Row(len(column)).fixed(little_endian))
+        feature.field(_FLOAT_LIST, values)
+    else:
+        packed = _Row(len(column)).varint(column.astype(np.int64).view(np.uint64))
+        values.field(_FIRST, packed)
+        feature.field(_INT64_LIST, values)
+    entry = _Row(len(column)).field(_FIRST, _Row(len(column)).constant(name.encode()))
+    return entry.field(_SECOND, feature)
+
+
+class _Row:
+    """The same message for n rows, as a list of parts that follow one another.
+
+    A part is uint8 (1 or n, width) with the number of bytes that count in each row, or texts.
+    """
+
+    def __init__(self, num_rows: int):
+        self._num_rows = num_rows
+        self._parts: list[tuple[np.ndarray, np.ndarray | None] | pa.Array] = []
+        self.size: int | np.ndarray = 0  # In bytes: of every row, or int64 (n,).
+
+    def constant(self, data: bytes) -> "_Row":
+        """Appends the same bytes to every row."""
+        return self.fixed(np.frombuffer(data, np.uint8)[None, :])
+
+    def fixed(self, data: np.ndarray) -> "_Row":
+        """Appends uint8 (1 or n, width)."""
+        self._parts.append((data, None))
+        self.size = self.size + data.shape[1]
+        return self
+
+    def varint(self, values: np.ndarray) -> "_Row":
+        """Appends uint64 (n,) in base 128."""
+        if not values.size:
+            return self
+        lengths = np.ones(values.size, np.int64)
+        for position in range(1, 10):
+            longer = values >= np.uint64(1 << 7 * position)
+            if not longer.any():
+                break
+            lengths += longer
+        width = int(lengths.max())
+        digits = values[:, None] >> (np.uint64(7) * np.arange(width, dtype=np.uint64))
+        more = (np.arange(width) < lengths[:, None] - 1).astype(np.uint8) << 7
+        data = (digits & np.uint64(0x7F)).astype(np.uint8) | more
+        if int(lengths.min()) == width:
+            return self.fixed(data)
+        self._parts.append((data, lengths))
+        self.size = self.size + lengths
+        return self
+
+    def texts(self, column: pa.Array) -> "_Row":
+        """Appends a text to each row."""
+        data = column.cast(pa.large_binary())
+        self._parts.append(data)
+        self.size = self.size + pc.binary_length(data).to_numpy(zero_copy_only=False)
+        return self
+
+    def field(self, tag: bytes, message: "_Row") -> "_Row":
+        """Appends a field with a length: tag, size, content."""
+        self.constant(tag)
+        if isinstance(message.size, int):
+            self.varint_constant(message.size)
+        else:
+            self.varint(message.size.astype(np.uint64))
+        self._parts += message._parts
+        self.size = self.size + message.size
+        return self
+
+    def varint_constant(self, value: int) -> "_Row":
+        """Appends one number in base 128 to every row."""
+        digits = bytearray()
+        while value >= 128:
+            digits.append(value & 0x7F | 0x80)
+            value >>= 7
+        return self.constant(bytes([*digits, value]))
+
+    def to_arrow(self) -> pa.LargeBinaryArray:
+        """Returns the rows."""
+        pieces, pending = [], []
+        for part in self._parts:
+            if isinstance(part, tuple):
+                pending.append(part)
+                continue
+            pieces += [self._flush(pending), part]
+            pending = []
+        if pending:
+            pieces.append(self._flush(pending))
+        if len(pieces) == 1:
+            return pieces[0]
+        return pc.binary_join_element_wise(*pieces, pa.scalar(b"", pa.large_binary()))
+
+    def _flush(self, parts: list[tuple[np.ndarray, np.ndarray | None]]) -> pa.LargeBinaryArray:
+        """Puts the parts side by side and drops the bytes that do not count."""
+        n = self._num_rows
+        data = np.concatenate([np.broadcast_to(d, (n, d.shape[1])) for d, _ in parts], axis=1)
+        lengths = np.full(n, data.shape[1], np.int64)
+        if any(length is not None for _, length in parts):
+            counts = np.ones(data.shape, bool)
+            start = 0
+            for part, length in parts:
+                width = part.shape[1]
+                if length is not None:
+                    counts[:, start : start + width] = np.arange(width) < length[:, None]
+                    lengths += length - width
+                start += width
+            data = data[counts]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))]
+        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), n, buffers)
+
+
+def max_bytes(columns: Mapping[str, int]) -> int:
+    """Returns the most bytes that an Example takes in a shard, framing included.
+
+    Args:
+      columns: For each feature the most bytes of its value as it is stored: 4 for a float32, up to
+        10 for an int64 (`varint_bytes`), the length of a text.
+    """
+    total = 0
+    for name, value in columns.items():
+        size = value
+        for _ in ("list", "Feature", "entry"):
+            size += 1 + varint_bytes(size)
+        size += 1 + varint_bytes(len(name.encode())) + len(name.encode())
+        total += size + 1 + varint_bytes(size)
+    return 16 + total + 1 + varint_bytes(total)
+
+
+def varint_bytes(value: int) -> int:
+    """Returns how many bytes a number takes in base 128; a negative one takes 10."""
+    return 10 if value < 0 else max(1, -(-value.bit_length() // 7))

@@ -1,0 +1,67 @@
+"""Small files, on any file system that Beam knows, that appear whole or not at all."""
+
+import os
+import posixpath
+import shutil
+import uuid
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is on a disk of this machine."""
+    return FileSystems.get_scheme(path) is None
+
+
+def join(folder: str, *names: str) -> str:
+    """Returns the path of a file inside a folder."""
+    return posixpath.join(folder, *names)
+
+
+def make_folder(path: str) -> None:
+    """Makes a folder unless it is there; object stores have none."""
+    if not FileSystems.exists(path):
+        FileSystems.mkdirs(path)
+
+
+def write(path: str, data: bytes) -> None:
+    """Writes a file under another name and moves it into place."""
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp" if is_local(path) else path
+    with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        file.write(data)
+    if temporary != path:
+        FileSystems.rename([temporary], [path])
+
+
+def read(path: str) -> bytes | None:
+    """Returns what a file holds; None if it is not there."""
+    if not FileSystems.exists(path):
+        return None
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        return file.read()
+
+
+def names(folder: str) -> list[str]:
+    """Returns the names of the files and folders in a folder, sorted; none if it is not there."""
+    if is_local(folder):
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    try:
+        found = FileSystems.match([posixpath.join(folder, "**")])[0].metadata_list
+    except BeamIOError:
+        return []
+    start = len(folder.rstrip("/")) + 1
+    return sorted({file.path[start:].split("/")[0] for file in found})
+
+
+def remove(path: str) -> None:
+    """Removes a file or a whole folder, if it is there."""
+    if not is_local(path):
+        found = FileSystems.match([path, posixpath.join(path, "**")])
+        paths = [file.path for match in found for file in match.metadata_list]
+        if paths:
+            FileSystems.delete(paths)
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)

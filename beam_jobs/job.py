@@ -1,0 +1,149 @@
+"""One run of a spec: what every stage of it knows, and what it finished before."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from beam_jobs import files
+from beam_jobs.config import Spec
+from beam_jobs.errors import DataError
+from beam_jobs.shards import PROGRESS_FOLDER, ShardInfo, is_intact, shard_name
+from beam_jobs.shuffle import Place
+
+REJECTED_FOLDER = "rejected"
+UNREADABLE = ("ragged_row", "bad_encoding", "nul_byte", "undecodable_image", "too_large_image")
+UNREADABLE_PREFIXES = ("unparsable_", "non_finite_")
+_MIN_UNREADABLE = 10  # So many are borne in any input.
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardResult:
+    """A finished shard.
+
+    Attributes:
+      place: Its split and index.
+      info: Its entry in the manifest.
+      class_counts: Its records per class.
+      rejected: Records per reason that turned out to be unreadable while it was written.
+      pixels: Of an image dataset, how often each pixel value occurs: (channels, 256).
+    """
+
+    place: Place
+    info: ShardInfo
+    class_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    rejected: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    pixels: np.ndarray | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it for a JSON file."""
+        return {
+            "split": self.place.split,
+            "index": self.place.shard,
+            "info": self.info.to_json(),
+            "class_counts": dict(self.class_counts),
+            "rejected": dict(self.rejected),
+            "pixels": None if self.pixels is None else self.pixels.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "ShardResult":
+        """Reads what `to_json` returned."""
+        pixels = entry["pixels"]
+        return cls(
+            Place(entry["split"], entry["index"]),
+            ShardInfo.from_json(entry["info"]),
+            entry["class_counts"],
+            entry["rejected"],
+            None if pixels is None else np.array(pixels, np.int64),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every stage knows.
+
+    Attributes:
+      spec: What to do.
+      output: The dataset folder.
+      fingerprint: Of the input.
+      temp_folder: Local disk for the shuffle; it belongs to this job.
+      num_threads: Threads a worker uses.
+      block_bytes: Size of the blocks that tables are read in.
+      finished: The shards that an earlier try finished, by file.
+    """
+
+    spec: Spec
+    output: str
+    fingerprint: str
+    temp_folder: str
+    num_threads: int
+    block_bytes: int
+    finished: Mapping[str, ShardResult] = dataclasses.field(default_factory=dict)
+
+    def shard_name(self, place: Place, count: int) -> str:
+        """Returns the file of a shard."""
+        return shard_name(place.split, place.shard, count, self.spec.output.compression)
+
+    def num_shards(self, num_examples: int, example_bytes: int) -> int:
+        """Returns the number of shards of a split.
+
+        Args:
+          num_examples: Its records.
+          example_bytes: The most that one takes, framing included.
+        """
+        output = self.spec.output
+        if output.num_shards is not None:
+            return output.num_shards
+        wanted = int((output.shard_mb or 128) * 1_000_000)
+        return max(1, -(-num_examples * example_bytes // wanted))
+
+    def save(self, result: ShardResult) -> None:
+        """Notes that a shard is finished, for a later try."""
+        path = files.join(self.output, PROGRESS_FOLDER, f"{result.info.file}.json")
+        files.write(path, json.dumps(result.to_json()).encode())
+
+    def write_rejected(self, name: str, lines: bytes) -> None:
+        """Writes the records that a unit of work rejected; a retried one replaces its file."""
+        if lines:
+            files.write(files.join(self.output, REJECTED_FOLDER, f"{name}.jsonl"), lines)
+
+
+def finished_shards(output: str) -> dict[str, ShardResult]:
+    """Returns the shards that an earlier try finished and that are still what they were."""
+    folder = files.join(output, PROGRESS_FOLDER)
+    found = {}
+    for name in files.names(folder):
+        if ".tfrecord" in name and name.endswith(".json"):
+            result = ShardResult.from_json(json.loads(files.read(files.join(folder, name)) or b""))
+            if is_intact(output, result.info):
+                found[result.info.file] = result
+    return found
+
+
+def check_readable(read: int, rejected: Mapping[str, int], spec: Spec, output: str) -> None:
+    """Raises a DataError if more records than `max_rejected` allows could not be read."""
+    unreadable = Counter(
+        {
+            reason: count
+            for reason, count in rejected.items()
+            if reason in UNREADABLE or reason.startswith(UNREADABLE_PREFIXES)
+        }
+    )
+    names = {rule.name for rule in spec.filter}
+    for name in names & set(unreadable):  # A filter may be called like a cause.
+        del unreadable[name]
+    count, allowed = unreadable.total(), spec.output.max_rejected
+    if count > _MIN_UNREADABLE and count > allowed * read:
+        width = max(map(len, unreadable))
+        table = "".join(
+            f"\n  {reason:{width}} {count:>9,}" for reason, count in unreadable.most_common()
+        )
+        raise DataError(
+            f"{count:,} of {read:,} records cannot be read, more than [output] max_rejected = "
+            f"{allowed} allows. Mend the input, or raise it; the records are in "
+            f"{files.join(output, REJECTED_FOLDER)}.{table}"
+        )

@@ -1,0 +1,67 @@
+"""The hash of a record: md5 of its values, computed by DuckDB for a whole block at once."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_jobs import sql
+
+MISSING = b"\xff"  # No UTF-8 text holds this byte.
+HASH_DTYPE = np.dtype([("first", ">u8"), ("last", ">u8")])
+HASH_NAME = "md5"
+
+
+def row_keys(values: pa.RecordBatch, columns: Sequence[str] | None = None) -> pa.BinaryArray:
+    """Returns one unambiguous byte string a record: its values, columns sorted by name.
+
+    NUL joins them: a record that holds one was set aside before. The md5 of the names comes first.
+
+    Args:
+      values: string columns, null where missing.
+      columns: Those that count; None for all.
+    """
+    names = sorted(columns or values.schema.names, key=str.encode)
+    digest = hashlib.md5(b"\0".join(map(str.encode, names)), usedforsecurity=False).hexdigest()
+    cells = [pc.fill_null(values.column(name).view(pa.binary()), MISSING) for name in names]
+    return pc.binary_join_element_wise(pa.scalar(digest.encode()), *cells, b"\0")
+
+
+def hashes(keys: pa.BinaryArray) -> np.ndarray:
+    """Returns the md5 of each key as two big-endian halves: HASH_DTYPE (num_records,)."""
+    digests = sql.query("SELECT md5_number(key) FROM block", pa.table({"key": keys})).column(0)
+    # A decimal128 of 16 bytes each, in the order of the digest.
+    pieces = [
+        np.frombuffer(c.buffers()[1], HASH_DTYPE)[c.offset :][: len(c)] for c in digests.chunks
+    ]
+    return np.concatenate(pieces) if pieces else np.empty(0, HASH_DTYPE)
+
+
+def shard_indices(hashed: np.ndarray, num_shards: int) -> np.ndarray:
+    """Returns last * num_shards / 2**64 rounded down: the shard of each record, int64.
+
+    Computed in two halves of 32 bits, exactly.
+    """
+    last = hashed["last"].astype(np.uint64)
+    high, low = last >> np.uint64(32), last & np.uint64(0xFFFFFFFF)
+    count = np.uint64(num_shards)
+    return ((high * count + ((low * count) >> np.uint64(32))) >> np.uint64(32)).astype(np.int64)
+
+
+def order_keys(hashed: np.ndarray, occurrences: np.ndarray) -> np.ndarray:
+    """Returns what orders the records of a shard: splitmix64 seeded by the hash, uint64.
+
+    Equal records would stand side by side if their hash alone ordered them (Steele, Lea and Flood,
+    Fast splittable pseudorandom number generators, OOPSLA 2014).
+    """
+    step = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        z = (
+            hashed["first"].astype(np.uint64)
+            + (occurrences.astype(np.uint64) + np.uint64(1)) * step
+        )
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

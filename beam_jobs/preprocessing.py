@@ -1,0 +1,251 @@
+"""The spec as a TFT preprocessing_fn, whose statistics come from one analyzer."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from beam_jobs import stateless
+from beam_jobs.analysis import FeatureStatistics, Statistics
+from beam_jobs.config import MISSING_TOKEN, Column, Spec
+from beam_jobs.errors import DataError
+
+Tensor = tf.Tensor
+Inputs = Mapping[str, Any]
+# 2**62, so that a fingerprint fits into int64. Tokens are found by binary search over fingerprints:
+# TFT cannot save a lookup table that an analyzer fills, and tables are slow to trace.
+_FINGERPRINTS = 2**62
+
+
+def is_sparse(column: str, spec: Spec) -> bool:
+    """Whether a raw column may be missing in transform_fn: no feature of it rejects the record."""
+    return all(f.missing != "reject" for f in spec.columns.values() if f.column == column)
+
+
+def feature_spec(spec: Spec) -> dict[str, Any]:
+    """Returns the TF feature spec of the raw columns that transform_fn takes."""
+    dtypes = {str(f.column): tf.as_dtype(f.dtype) for f in spec.columns.values()}
+    return {
+        column: tf.io.VarLenFeature(dtype)
+        if is_sparse(column, spec)
+        else tf.io.FixedLenFeature([], dtype)
+        for column, dtype in dtypes.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One value that the analyzer gives to the graph.
+
+    Attributes:
+      dtype: Of the tensor.
+      shape: [] or [None].
+      value: Takes it from the statistics of the feature.
+    """
+
+    feature: str
+    dtype: tf.DType
+    shape: tuple[int | None, ...]
+    value: Callable[[FeatureStatistics], Any]
+
+
+def slots(spec: Spec) -> dict[tuple[str, str], Slot]:
+    """Returns what the graph needs of the statistics, by feature and name."""
+    found: dict[tuple[str, str], Slot] = {}
+    for name, feature in spec.columns.items():
+        for key, (dtype, shape, value) in _feature_slots(feature).items():
+            found[name, key] = Slot(name, dtype, shape, value)
+    return found
+
+
+def _feature_slots(feature: Column) -> dict[str, tuple[tf.DType, tuple[int | None, ...], Any]]:
+    exact = _is_exact_int(feature)
+    number = tf.int64 if exact else tf.float64
+    needed: dict[str, tuple[tf.DType, tuple[int | None, ...], Any]] = {}
+    if feature.missing in ("mean", "median"):
+        needed["fill"] = (tf.float64, (), lambda s: s.fill)
+    match feature.last_step:
+        case "center":
+            needed["mean"] = (tf.float64, (), lambda s: s.mean)
+        case "scale_to_z_score":
+            needed["mean"] = (tf.float64, (), lambda s: s.mean)
+            needed["std"] = (tf.float64, (), lambda s: s.std or 1.0)
+        case "scale_to_0_1":
+            needed["min"] = (number, (), lambda s: s.seen.min)
+            # The range of int64 does not fit into int64: it is exact in Python, then rounded once.
+            needed["range"] = (tf.float64, (), lambda s: float(s.seen.max - s.seen.min))
+        case "bucketize":
+            needed["edges"] = (number, (None,), lambda s: s.edges)
+        case "compute_and_apply_vocabulary":
+            needed["tokens"] = (tf.string, (None,), lambda s: _by_fingerprint(s)[0])
+            needed["fingerprints"] = (tf.int64, (None,), lambda s: _by_fingerprint(s)[1])
+            needed["indices"] = (tf.int64, (None,), lambda s: _by_fingerprint(s)[2])
+    return needed
+
+
+def _is_exact_int(feature: Column) -> bool:
+    return feature.dtype == "int64" and not feature.stateless_steps
+
+
+def _by_fingerprint(statistics: FeatureStatistics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns tokens, fingerprints and indices of a vocabulary, ordered by fingerprint."""
+    tokens = np.array([*(statistics.vocabulary or ())], dtype=object)
+    hashed = tf.strings.to_hash_bucket_fast(tf.constant(tokens, tf.string), _FINGERPRINTS).numpy()
+    order = np.argsort(hashed, kind="stable")
+    if np.unique(hashed).size != hashed.size:
+        raise DataError("two tokens of a vocabulary have one 62-bit fingerprint. Use hash_strings.")
+    return tokens[order], hashed[order], order.astype(np.int64)
+
+
+class _GiveStatistics(beam.PTransform):
+    """TFT's view of the analyzer: whatever comes in, the statistics come out.
+
+    They are computed from blocks of raw records (see `summaries`), beside the graph: rows that went
+    through TFT's own analyzers cost ten times as much, and its float sums are not exact.
+    """
+
+    def __init__(self, statistics: beam.PCollection, given: Mapping[tuple[str, str], Slot]):
+        super().__init__()
+        self._statistics, self._given = statistics, given
+
+    def expand(self, inputs: beam.PCollection) -> tuple[beam.PCollection, ...]:
+        return tuple(
+            self._statistics | f"Give[{'.'.join(place)}]" >> beam.Map(_value, slot)
+            for place, slot in self._given.items()
+        )
+
+
+def _value(statistics: Statistics, slot: Slot) -> np.ndarray:
+    dtype = object if slot.dtype == tf.string else slot.dtype.as_numpy_dtype
+    return np.asarray(slot.value(statistics[slot.feature]), dtype)
+
+
+def preprocessing_fn(
+    spec: Spec, statistics: beam.PCollection
+) -> Callable[[Inputs], dict[str, Tensor]]:
+    """Returns a preprocessing_fn for TFT.
+
+    Args:
+      spec: The spec of a table.
+      statistics: PCollection of one `Statistics`.
+    """
+    given = slots(spec)
+
+    def preprocess(inputs: Inputs) -> dict[str, Tensor]:
+        known = {}
+        if given:
+            tensors = tft.experimental.ptransform_analyzer(
+                [_any_values(inputs)],
+                _GiveStatistics(statistics, given),
+                [slot.dtype for slot in given.values()],
+                [list(slot.shape) for slot in given.values()],
+            )
+            known = dict(zip(given, tensors, strict=True))
+        outputs = {}
+        for name, feature in spec.columns.items():
+            own = {key: tensor for (owner, key), tensor in known.items() if owner == name}
+            outputs |= _transform(name, feature, inputs[str(feature.column)], own)
+        return outputs
+
+    return preprocess
+
+
+def _any_values(inputs: Inputs) -> Tensor:
+    first = inputs[min(inputs)]
+    return first.values if isinstance(first, tf.SparseTensor) else first
+
+
+def _transform(
+    name: str, feature: Column, given: Any, known: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Returns the output of a feature and, if asked for, its indicator, each (batch_size,)."""
+    values, is_missing = _filled(feature, given, known)
+    outputs = {name: _text(feature, values, known)}
+    if feature.dtype != "string":
+        outputs = {name: _number(feature, values, known)}
+    if feature.indicator:
+        outputs[f"{name}_missing"] = tf.cast(is_missing, tf.int64)
+    return outputs
+
+
+def _filled(feature: Column, given: Any, known: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns the values with missing ones filled in, and where these are: both (batch_size,).
+
+    Numbers come out as float64, or as int64 where they stay whole.
+    """
+    stays = feature.dtype == "string" or _is_exact_int(feature)
+    values = given.values if isinstance(given, tf.SparseTensor) else given
+    values = values if stays else tf.cast(values, tf.float64)
+    if not isinstance(given, tf.SparseTensor):
+        return values, tf.zeros(tf.shape(values), tf.bool)
+    rows, num_rows = given.indices[:, :1], given.dense_shape[:1]
+    fill = tf.fill(num_rows, _fill(feature, values.dtype, known))
+    is_missing = tf.tensor_scatter_nd_update(
+        tf.ones(num_rows, tf.bool), rows, tf.zeros(tf.shape(rows)[:1], tf.bool)
+    )
+    return tf.tensor_scatter_nd_update(fill, rows, values), is_missing
+
+
+def _fill(feature: Column, dtype: tf.DType, known: Mapping[str, Tensor]) -> Tensor:
+    if "fill" in known:
+        return known["fill"]
+    if feature.dtype == "string":
+        return tf.constant(MISSING_TOKEN if feature.missing == "token" else str(feature.missing))
+    if feature.dtype == "float32":
+        return tf.constant(float(np.float32(feature.missing)), dtype)
+    return tf.cast(tf.constant(int(feature.missing), tf.int64), dtype)
+
+
+def _text(feature: Column, values: Tensor, known: Mapping[str, Tensor]) -> Tensor:
+    if feature.last_step == "hash_strings":
+        return tf.strings.to_hash_bucket_fast(values, int(feature.hash_buckets or 1))
+    if feature.last_step == "compute_and_apply_vocabulary":
+        return _lookup(values, known, feature.oov_buckets)
+    return values
+
+
+def _lookup(values: Tensor, known: Mapping[str, Tensor], num_oov_buckets: int) -> Tensor:
+    """Returns the index of each text in the vocabulary, or behind it: int64 (batch_size,)."""
+    size = tf.size(known["tokens"], tf.int64)
+    # A sentinel behind the end, so that an empty vocabulary can be gathered from too.
+    tokens = tf.concat([known["tokens"], [""]], 0)
+    indices = tf.concat([known["indices"], [-1]], 0)
+    hashed = tf.strings.to_hash_bucket_fast(values, _FINGERPRINTS)
+    position = tf.searchsorted(known["fingerprints"], hashed)
+    index = tf.gather(indices, position)
+    is_known = tf.logical_and(tf.equal(tf.gather(tokens, position), values), index >= 0)
+    return tf.where(is_known, index, size + tf.strings.to_hash_bucket_fast(values, num_oov_buckets))
+
+
+def _number(feature: Column, values: Tensor, known: Mapping[str, Tensor]) -> Tensor:
+    """Applies the chain in float64 and rounds to float32 once, last."""
+    values = stateless.apply(values, feature.stateless_steps)
+    match feature.last_step:
+        case None if not feature.transforms:
+            return values if feature.dtype == "int64" else tf.cast(values, tf.float32)
+        case "bucketize":
+            return tf.searchsorted(known["edges"], values, side="right", out_type=tf.int64)
+        case "center":
+            values = tf.cast(values, tf.float64) - known["mean"]
+        case "scale_to_z_score":
+            values = (tf.cast(values, tf.float64) - known["mean"]) / known["std"]
+        case "scale_to_0_1":
+            distance = _difference(values, known["min"])
+            is_constant = tf.equal(known["range"], 0)
+            scaled = distance / tf.where(is_constant, tf.ones([], tf.float64), known["range"])
+            values = tf.where(is_constant, tf.zeros_like(scaled), scaled)
+    return tf.cast(values, tf.float32)
+
+
+def _difference(values: Tensor, low: Tensor) -> Tensor:
+    """Returns values - low in float64; of int64 the exact difference, rounded once."""
+    if values.dtype != tf.int64:
+        return values - low
+    is_above = values >= low
+    high, low = tf.where(is_above, values, low), tf.where(is_above, low, values)
+    distance = tf.cast(tf.cast(high, tf.uint64) - tf.cast(low, tf.uint64), tf.float64)
+    return tf.where(is_above, distance, -distance)

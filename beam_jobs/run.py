@@ -1,0 +1,178 @@
+"""From a spec to a finished dataset."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import apache_beam as beam
+import tensorflow_transform.beam as tft_beam
+
+from beam_jobs import dataset_info, engines, files, image_records, pipeline, rows
+from beam_jobs.config import Spec
+from beam_jobs.errors import DataError, SpecError
+from beam_jobs.job import REJECTED_FOLDER, Job, finished_shards
+from beam_jobs.shards import PROGRESS_FOLDER, SHARD_PATTERN
+from beam_jobs.sources import csv_files, listing
+from beam_jobs.sources.listing import File
+
+BLOCK_MB = 16.0
+_OURS = (
+    PROGRESS_FOLDER,
+    REJECTED_FOLDER,
+    "transform_fn",
+    "transformed_metadata",
+    "schema.pbtxt",
+    "statistics.pb",
+    "report.html",
+)
+
+
+def run(
+    spec: Spec,
+    output: str,
+    *,
+    runner: str = "local",
+    num_threads: int | None = None,
+    temp_dir: str | None = None,
+    overwrite: bool = False,
+    block_mb: float = BLOCK_MB,
+) -> dict[str, Any]:
+    """Runs a spec.
+
+    A dataset that is already there, made by the same spec of the same input, is left as it is. A
+    job that was killed goes on where it can: shards that are finished and intact are kept.
+
+    Args:
+      spec: What to do.
+      output: The dataset folder.
+      runner: "local".
+      num_threads: Threads that a worker uses; None for one a core.
+      temp_dir: Local folder for the shuffle; None for the dataset folder, if that is local.
+      overwrite: Whether a dataset of another spec or input may be replaced.
+      block_mb: Size of the blocks that tables are read in, in MB (10^6 bytes).
+
+    Returns:
+      What `dataset_info.json` says.
+
+    Raises:
+      SpecError: The spec does not fit the input, or the output folder holds something else.
+      DataError: The data or the job failed.
+    """
+    beam_options = engines.options(runner)
+    listed = listing.list_files(spec.source)
+    fingerprint = listing.fingerprint(listed)
+    done = _finished_dataset(spec, fingerprint, output, overwrite)
+    if done is not None:
+        return done
+    plan = None if spec.source.format == "images" else _plan(listed, spec)
+    if plan is None:
+        image_records.check(spec)
+    finished = _start(spec, fingerprint, output, overwrite)
+    with _temp_folder(temp_dir, output) as temp_folder:
+        job = Job(
+            spec,
+            output,
+            fingerprint,
+            temp_folder,
+            num_threads or os.cpu_count() or 1,
+            max(1, int(block_mb * 1_000_000)),
+            finished,
+        )
+        with tft_beam.Context(temp_dir=os.path.join(temp_folder, "tft")):
+            with beam.Pipeline(options=beam_options) as graph:
+                if plan is None:
+                    pipeline.build_images(graph, listed, job)
+                else:
+                    pipeline.build_table(graph, listed, plan, job)
+    files.remove(files.join(output, PROGRESS_FOLDER))
+    return read_info(output) or {}
+
+
+def read_info(output: str) -> dict[str, Any] | None:
+    """Returns what the manifest of a folder says; None if there is no finished dataset."""
+    data = files.read(files.join(output, dataset_info.FILE))
+    return None if data is None else json.loads(data)
+
+
+def _plan(listed: Sequence[File], spec: Spec) -> rows.Plan:
+    csv_files.dialect(spec.source)
+    for file in listed:
+        columns = csv_files.read_columns(file, spec.source)
+        if columns:
+            return rows.plan(spec, columns)
+    raise DataError(f"{listed[0].path}: no file has a header. Give files with records.")
+
+
+def _finished_dataset(
+    spec: Spec, fingerprint: str, output: str, overwrite: bool
+) -> dict[str, Any] | None:
+    """Returns the manifest if the dataset is already there."""
+    info = read_info(output)
+    if info is None or overwrite:
+        return None
+    for key, ours, what in (
+        ("spec_digest", spec.digest, "spec"),
+        ("input_fingerprint", fingerprint, "input"),
+    ):
+        if info.get(key) != ours:
+            raise SpecError(
+                f"{output}: holds the dataset {info.get('name')!r}, made of another {what}. Give "
+                "another folder, or --overwrite to replace it."
+            )
+    return info
+
+
+def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[str, Any]:
+    """Makes the folder ready and returns the shards that an earlier try finished.
+
+    Raises:
+      SpecError: The folder holds files that are no dataset.
+    """
+    names = files.names(output)
+    if names and PROGRESS_FOLDER not in names and dataset_info.FILE not in names:
+        raise SpecError(
+            f"{output}: holds files that are no dataset, such as {names[0]!r}. Give an empty folder."
+        )
+    state = {
+        "spec_digest": spec.digest,
+        "input_fingerprint": fingerprint,
+        "versions": dataset_info.versions(),
+    }
+    state_file = files.join(output, PROGRESS_FOLDER, "job.json")
+    before = files.read(state_file)
+    finished = {}
+    if before is not None and json.loads(before) == state and not overwrite:
+        finished = finished_shards(output)
+    files.remove(files.join(output, dataset_info.FILE))  # First: from here on it is no dataset.
+    for name in names:
+        is_shard = SHARD_PATTERN.fullmatch(name) is not None
+        if name in _OURS or (is_shard and name not in finished):
+            files.remove(files.join(output, name))
+    for folder in (
+        output,
+        files.join(output, PROGRESS_FOLDER),
+        files.join(output, REJECTED_FOLDER),
+    ):
+        files.make_folder(folder)
+    files.write(state_file, json.dumps(state).encode())
+    for result in finished.values():
+        Job(spec, output, fingerprint, "", 1, 1).save(result)
+    return finished
+
+
+@contextmanager
+def _temp_folder(temp_dir: str | None, output: str):
+    """Makes a folder of this run's own: in the dataset's, so that a killed run leaves nothing."""
+    if temp_dir is None and files.is_local(output):
+        temp_dir = os.path.join(output, PROGRESS_FOLDER)
+    try:
+        folder = tempfile.mkdtemp(prefix="headrace-", dir=temp_dir)
+    except OSError as error:
+        raise SpecError(f"{temp_dir}: {error.strerror}. Give another --temp-dir.") from error
+    try:
+        yield folder
+    finally:
+        files.remove(folder)

@@ -1,0 +1,210 @@
+"""The global shuffle on one machine: batches spill by shard, and come back in their final order.
+
+Memory holds a bucket of a shard or two for each thread. A shard that is larger is read twice: equal
+records meet in a bucket by their hash and are numbered there, then they spread over the buckets of
+the order, which even one record that stands there a million times fills evenly.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from beam_jobs import keys
+from beam_jobs.errors import DataError
+
+BUCKET_BYTES = 64 << 20
+HASH_COLUMNS = ("__first", "__last")
+_OCCURRENCE = "__occurrence"
+_LOCKS = [threading.Lock() for _ in range(64)]  # The threads of a process write the same files.
+
+
+class Place(NamedTuple):
+    """A shard of a split."""
+
+    split: str
+    shard: int
+
+
+def check_space(folder: str, needed_bytes: int) -> None:
+    """Raises a DataError unless the disk of a folder has that much left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise DataError(
+            f"{folder}: the shuffle needs {needed_bytes / 1e9:.2f} GB of disk, but only "
+            f"{free / 1e9:.2f} GB are free. Make room, or give another folder with --temp-dir."
+        )
+
+
+def with_hashes(batch: pa.RecordBatch, hashed: np.ndarray) -> pa.RecordBatch:
+    """Returns the batch with two more columns, the halves of each record's hash."""
+    for name, half in zip(HASH_COLUMNS, ("first", "last"), strict=True):
+        batch = batch.append_column(name, pa.array(hashed[half].astype(np.uint64)))
+    return batch
+
+
+class Spill:
+    """Batches in files of a folder, by shard and bucket; several threads may write them."""
+
+    def __init__(self, folder: str):
+        """Makes the folder."""
+        os.makedirs(folder, exist_ok=True)
+        self._folder = folder
+
+    def write(self, place: Place, batch: pa.RecordBatch, buckets: np.ndarray) -> None:
+        """Appends the records to their buckets.
+
+        Args:
+          place: The shard that all of them belong to.
+          batch: With the columns of `with_hashes`.
+          buckets: int64 (num_records,).
+        """
+        for bucket, part in _groups(batch, buckets):
+            path = self.path(place, bucket)
+            with _LOCKS[hash(path) % len(_LOCKS)], pa.OSFile(path, "ab") as file:
+                with pa.ipc.new_stream(file, part.schema) as stream:
+                    stream.write_batch(part)
+
+    def path(self, place: Place, bucket: int) -> str:
+        """Returns the file of a bucket."""
+        return os.path.join(self._folder, f"{place.split}-{place.shard:05d}-{bucket:05d}.arrow")
+
+    def read(self, place: Place, bucket: int) -> Iterator[pa.RecordBatch]:
+        """Yields the batches of a bucket in the order of writing; none if it has none."""
+        path = self.path(place, bucket)
+        if not os.path.exists(path):
+            return
+        with pa.OSFile(path) as file:
+            size = file.size()
+            while file.tell() < size:
+                with pa.ipc.open_stream(file) as stream:
+                    yield from stream
+
+    def size_bytes(self, place: Place, count: int) -> int:
+        """Returns the size of all `count` buckets of a shard."""
+        paths = [self.path(place, bucket) for bucket in range(count)]
+        return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+
+    def remove(self, place: Place, bucket: int) -> None:
+        """Removes a bucket that is no longer needed."""
+        path = self.path(place, bucket)
+        if os.path.exists(path):
+            os.remove(path)
+
+
+def _groups(batch: pa.RecordBatch, group: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yields the records of each group, compact: a slice would carry the whole batch along."""
+    order = np.argsort(group, kind="stable")
+    found, starts = np.unique(group[order], return_index=True)
+    ends = np.append(starts[1:], group.size)
+    for number, start, end in zip(found.tolist(), starts, ends, strict=True):
+        yield number, batch.take(pa.array(order[start:end]))
+
+
+def num_buckets(num_records: int, num_shards: int, record_bytes: int) -> int:
+    """Returns how many buckets a shard of usual size needs."""
+    return max(1, -(-num_records * record_bytes // (num_shards * BUCKET_BYTES)))
+
+
+def _hashes(batch: pa.RecordBatch | pa.Table) -> np.ndarray:
+    hashed = np.empty(batch.num_rows, keys.HASH_DTYPE)
+    for name, half in zip(HASH_COLUMNS, ("first", "last"), strict=True):
+        hashed[half] = batch.column(name).to_numpy()
+    return hashed
+
+
+def hash_buckets(hashed: np.ndarray, count: int) -> np.ndarray:
+    """Returns the bucket in which records of one hash meet, by bits that decide no shard."""
+    low = hashed["last"].astype(np.uint64) & np.uint64(0xFFFFFFFF)
+    return (low * np.uint64(count) >> np.uint64(32)).astype(np.int64)
+
+
+def ordered(spill: Spill, place: Place, count: int) -> Iterator[pa.RecordBatch]:
+    """Yields the records of a shard in order, without the columns of `with_hashes`.
+
+    Args:
+      spill: Holds the shard in `count` hash buckets; its files are removed on the way.
+      place: The shard.
+      count: The number of buckets.
+    """
+    num_spread = -(-spill.size_bytes(place, count) // BUCKET_BYTES)
+    if count == 1 and num_spread <= 2:
+        batches = list(spill.read(place, 0))
+        spill.remove(place, 0)
+        yield from _sorted([_numbered(batches, _Seen.none())[0]] if batches else [])
+        return
+    order = Place(f"{place.split}-order", place.shard)
+    for bucket in range(count):
+        seen = _Seen.none()
+        for batches in _pieces(spill.read(place, bucket)):
+            numbered, seen = _numbered(batches, seen)
+            positions = _order(numbered) >> np.uint64(32)
+            spread = positions * np.uint64(num_spread) >> np.uint64(32)
+            spill.write(order, numbered, spread.astype(np.int64))
+        spill.remove(place, bucket)
+    for bucket in range(num_spread):
+        batches = list(spill.read(order, bucket))
+        spill.remove(order, bucket)
+        yield from _sorted(batches)
+
+
+def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Yields batches together until they are two buckets large."""
+    piece: list[pa.RecordBatch] = []
+    for batch in batches:
+        piece.append(batch)
+        if sum(b.nbytes for b in piece) >= 2 * BUCKET_BYTES:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+class _Seen(NamedTuple):
+    """Distinct hashes, and how often each was seen."""
+
+    hashed: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def none(cls) -> "_Seen":
+        return cls(np.empty(0, keys.HASH_DTYPE), np.empty(0, np.int64))
+
+
+def _numbered(batches: list[pa.RecordBatch], seen: _Seen) -> tuple[pa.RecordBatch, _Seen]:
+    """Returns the records with their occurrence numbers, counting on from those seen before."""
+    batch = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    hashed = np.concatenate([seen.hashed, _hashes(batch)])
+    weights = np.concatenate([seen.counts, np.ones(batch.num_rows, np.int64)])
+    # Stable, so that in a run of equal hashes the one that was seen before comes first.
+    order = np.lexsort([hashed["last"], hashed["first"]])
+    runs, weights = hashed[order], weights[order]
+    is_first = np.ones(runs.size, bool)
+    is_first[1:] = runs[1:] != runs[:-1]
+    before = np.cumsum(weights) - weights
+    starts = np.flatnonzero(is_first)
+    occurrences = np.empty(runs.size, np.int64)
+    occurrences[order] = before - np.repeat(before[starts], np.diff(np.append(starts, runs.size)))
+    column = pa.array(occurrences[seen.counts.size :])
+    now_seen = _Seen(runs[starts], np.add.reduceat(weights, starts))
+    return batch.append_column(_OCCURRENCE, column), now_seen
+
+
+def _order(batch: pa.RecordBatch | pa.Table) -> np.ndarray:
+    return keys.order_keys(_hashes(batch), batch.column(_OCCURRENCE).to_numpy())
+
+
+def _sorted(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yields the records of numbered batches in the order of the shard."""
+    if not batches:
+        return
+    table = pa.Table.from_batches(batches)
+    hashed, occurrences = _hashes(table), table.column(_OCCURRENCE).to_numpy()
+    first, last = hashed["first"].astype(np.uint64), hashed["last"].astype(np.uint64)
+    order = np.lexsort([occurrences, last, first, _order(table)])
+    table = table.drop_columns([*HASH_COLUMNS, _OCCURRENCE]).combine_chunks()
+    yield from table.take(pa.array(order)).combine_chunks().to_batches()

@@ -1,0 +1,1 @@
+"""What to read: files, work units, raw records."""

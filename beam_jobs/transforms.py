@@ -1,0 +1,251 @@
+"""The stages of a job as PTransforms: wiring only."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import tensorflow as tf
+import tensorflow_transform.beam as tft_beam
+from apache_beam.pvalue import AsList, AsSingleton
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tfx_bsl.public import tfxio
+
+from beam_jobs import image_records, image_shards, tables
+from beam_jobs.image_shards import Counts
+from beam_jobs.job import Job
+from beam_jobs.parallel import MapInThreads
+from beam_jobs.rows import Plan
+from beam_jobs.sources import csv_files
+from beam_jobs.sources.csv_files import Unit
+from beam_jobs.sources.listing import File
+from beam_jobs.summaries import Summary
+
+_ARROW_TYPES = {tf.float32: pa.float32(), tf.int64: pa.int64(), tf.string: pa.binary()}
+
+
+class _Sum(beam.CombineFn):
+    """Adds up values that know how to."""
+
+    def __init__(self, zero: Any):
+        self._zero = zero
+
+    def create_accumulator(self):
+        return self._zero
+
+    def add_input(self, accumulator, element):
+        return accumulator + element
+
+    def merge_accumulators(self, accumulators):
+        return functools.reduce(lambda one, other: one + other, accumulators, self._zero)
+
+    def extract_output(self, accumulator):
+        return accumulator
+
+
+def _in_threads(function: Callable[..., Iterable[Any]], job: Job, *sides: Any) -> beam.ParDo:
+    return beam.ParDo(MapInThreads(function, job.num_threads), *sides)
+
+
+@dataclasses.dataclass(eq=False)
+class ScanFiles(beam.PTransform):
+    """Finds the blocks of CSV files.
+
+    Input:  PCollection[File].
+    Output: PCollection[Unit], numbered in the order of the files.
+    """
+
+    job: Job
+
+    def expand(self, files: beam.PCollection) -> beam.PCollection:
+        """Checks that all files have the same columns, on the way."""
+        return (
+            files
+            | "Scan" >> _in_threads(self._scan, self.job)  # Unit, one a file
+            | "List" >> beam.combiners.ToList()
+            | "Number" >> beam.FlatMap(_numbered)
+            | "Spread" >> beam.Reshuffle()
+        )
+
+    def _scan(self, file: File) -> list[Unit]:
+        unit = csv_files.scan(file, self.job.spec.source, self.job.block_bytes)
+        return [] if unit is None else [unit]
+
+
+def _numbered(scanned: list[Unit]) -> list[Unit]:
+    ordered = sorted(scanned, key=lambda unit: unit.file.path)
+    csv_files.check_columns(ordered)
+    units = [unit for whole in ordered for unit in csv_files.units(whole)]
+    return [dataclasses.replace(unit, index=index) for index, unit in enumerate(units)]
+
+
+@dataclasses.dataclass(eq=False)
+class AnalyzeRecords(beam.PTransform):
+    """Reads every record and sums up what is asked of train.
+
+    Input:  PCollection[Unit].
+    Output: PCollection of one tables.Analysis.
+    """
+
+    job: Job
+    plan: Plan
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        """Rejected records are written on the way."""
+        summarize = functools.partial(tables.summarize_unit, plan=self.plan, job=self.job)
+        return (
+            units
+            | "Summarize" >> _in_threads(summarize, self.job)  # Summary, one a block
+            | "Sum" >> beam.CombineGlobally(_Sum(Summary()))
+            | "Analyze" >> beam.Map(tables.analyze, self.job)
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class ComputeTransform(beam.PTransform):
+    """Lets TFT trace a preprocessing_fn and save it with its statistics.
+
+    Input:  the pipeline.
+    Output: TFT's transform_fn: the PCollection of one path, and the metadata.
+    """
+
+    preprocessing_fn: Callable[[Any], dict[str, tf.Tensor]]
+    feature_spec: dict[str, Any]
+
+    def expand(self, pipeline: Any) -> Any:
+        """The dataset that TFT sees is one empty batch: the statistics come from elsewhere."""
+        arrays = [
+            pa.array([], pa.list_(_ARROW_TYPES[feature.dtype]))
+            for feature in self.feature_spec.values()
+        ]
+        batch = pa.record_batch(arrays, list(self.feature_spec))
+        tensors = {name: _representation(name, f) for name, f in self.feature_spec.items()}
+        config = tfxio.TensorAdapterConfig(batch.schema, tensors)
+        data = pipeline | "EmptyBatch" >> beam.Create([batch])
+        return (data, config) | "Analyze" >> tft_beam.AnalyzeDataset(self.preprocessing_fn)
+
+
+def _representation(name: str, feature: Any) -> schema_pb2.TensorRepresentation:
+    kinds = schema_pb2.TensorRepresentation
+    if isinstance(feature, tf.io.VarLenFeature):
+        return kinds(varlen_sparse_tensor=kinds.VarLenSparseTensor(column_name=name))
+    shape = schema_pb2.FixedShape()
+    return kinds(dense_tensor=kinds.DenseTensor(column_name=name, shape=shape))
+
+
+@dataclasses.dataclass(eq=False)
+class WriteRecords(beam.PTransform):
+    """Transforms every record and writes the shards.
+
+    Input:  PCollection[Unit].
+    Output: PCollection[ShardResult].
+    """
+
+    job: Job
+    plan: Plan
+    analysis: beam.PCollection
+    transform_fn: beam.PCollection
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        """Every record is spilled before the first shard is written."""
+        analysis = AsSingleton(self.analysis)
+        spilled = units | "Transform" >> _in_threads(
+            self._spill, self.job, analysis, AsSingleton(self.transform_fn)
+        )
+        return (
+            self.analysis
+            | "Places" >> beam.FlatMap(lambda found: found.places)
+            | "Spread" >> beam.Reshuffle()
+            | "Write" >> _in_threads(self._write, self.job, analysis, AsList(spilled))
+        )
+
+    def _spill(self, unit: Unit, found: tables.Analysis, transform_fn: str) -> Iterable[int]:
+        return tables.spill_unit(unit, self.plan, self.job, found, transform_fn)
+
+    def _write(self, place: Any, found: tables.Analysis, _: list[int]) -> list[Any]:
+        return [tables.write_shard(place, self.job, found)]
+
+
+@dataclasses.dataclass(eq=False)
+class PlanImages(beam.PTransform):
+    """Reads the headers of image files and decides which are kept, and where they go.
+
+    Input:  PCollection[tuple[File, ...]].
+    Output: PCollection[RecordBatch] of the kept files, and PCollection of one ImagePlan.
+    """
+
+    job: Job
+
+    def expand(self, files: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+        """Rejected files are noted on the way."""
+        outcomes = files | "ReadHeaders" >> _in_threads(self._plan, self.job)
+        plan = (
+            outcomes
+            | "Count" >> beam.Map(Counts.of)
+            | "Sum" >> beam.CombineGlobally(_Sum(Counts()))
+            | "Plan" >> beam.Map(image_shards.make_plan, self.job)
+        )
+        return outcomes | "Kept" >> beam.Map(lambda outcome: outcome.kept), plan
+
+    def _plan(self, numbered: tuple[int, tuple[File, ...]]) -> list[image_records.Outcome]:
+        index, files = numbered
+        outcome = image_records.plan(files, self.job.spec)
+        lines = image_shards.lines(outcome.rejected)
+        self.job.write_rejected(f"{index:05d}", lines)
+        return [outcome]
+
+
+@dataclasses.dataclass(eq=False)
+class DecodeImages(beam.PTransform):
+    """Reads the files of each shard in order, decodes them, and writes it.
+
+    Input:  PCollection[RecordBatch] of the kept files.
+    Output: PCollection[ShardResult]; those of float32 images still wait to be normalized.
+    """
+
+    job: Job
+    plan: beam.PCollection
+
+    def expand(self, kept: beam.PCollection) -> beam.PCollection:
+        """Paths are shuffled, never pixels."""
+        plan = AsSingleton(self.plan)
+        files = kept | "ByPlace" >> beam.FlatMap(image_shards.by_place, plan)
+        # An empty shard is a shard, too.
+        places = self.plan | "Places" >> beam.FlatMap(
+            lambda found: [(place, None) for place in found.places]
+        )
+        return (
+            (files, places)
+            | "Flatten" >> beam.Flatten()
+            | "Group" >> beam.GroupByKey()
+            | "Decode" >> beam.FlatMap(self._decode, plan)
+        )
+
+    def _decode(self, group: Any, plan: image_shards.ImagePlan) -> Iterable[Any]:
+        place, batches = group
+        found = [batch for batch in batches if batch is not None]
+        return image_shards.decode_shard(place, found, self.job, plan)
+
+
+@dataclasses.dataclass(eq=False)
+class NormalizeImages(beam.PTransform):
+    """Writes the normalized values of decoded shards.
+
+    Input:  PCollection[ShardResult].
+    Output: PCollection[ShardResult].
+    """
+
+    job: Job
+    plan: beam.PCollection
+    statistics: beam.PCollection
+
+    def expand(self, decoded: beam.PCollection) -> beam.PCollection:
+        """Statistics are a barrier: every shard of train was decoded before."""
+        return decoded | "Normalize" >> _in_threads(
+            self._normalize, self.job, AsSingleton(self.plan), AsSingleton(self.statistics)
+        )
+
+    def _normalize(self, result: Any, plan: Any, statistics: Any) -> Iterable[Any]:
+        return image_shards.normalize_shard(result, self.job, plan, statistics)

@@ -1,0 +1,1 @@
+"""What the jobs must write, computed apart: plain Python, NumPy and Pillow, no product code."""

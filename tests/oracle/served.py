@@ -1,0 +1,75 @@
+"""The saved transform_fn, given one raw row at a time."""
+
+from pathlib import Path
+
+import numpy as np
+
+from oracle import compare, records
+from oracle.expected import Expected
+
+
+def _input(spec, value):
+    """One raw value as the tensor that transform_fn takes: a missing one is absent."""
+    import tensorflow as tf
+
+    if isinstance(spec, tf.SparseTensorSpec):
+        present = [] if value is None else [value]
+        indices = np.zeros((len(present), 2), np.int64)
+        return tf.SparseTensor(indices, tf.constant(present, spec.dtype), (1, 1))
+    shape = (1,) if spec.shape.rank == 1 else (1, 1)
+    return tf.constant([value], spec.dtype, shape)
+
+
+def signature(function) -> dict:
+    """Input name -> its TensorSpec or SparseTensorSpec."""
+    concrete = (
+        function.concrete_functions[0] if hasattr(function, "concrete_functions") else function
+    )
+    positional, named = concrete.structured_input_signature
+    return positional[0] if positional else named
+
+
+def sample(manifest: dict, expected: Expected, num_rows: int):
+    """(file, place, record) of about num_rows records, taken evenly, and all with a missing value.
+
+    The latter are cut to num_rows as well.
+    """
+    places = [
+        (file, at, row)
+        for file, rows in compare.placed(manifest, expected)
+        for at, row in enumerate(rows)
+    ]
+    holes = [p for p in places if None in expected.records[p[2]].numbers.values()]
+    even = places[:: max(1, len(places) // num_rows)]
+    return sorted(set(even) | set(holes[:: max(1, len(holes) // num_rows)]))
+
+
+def differences(folder: Path, manifest: dict, expected: Expected, places) -> list[str]:
+    """Where transform_fn's output for one raw row has other bits than the stored record."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder / "transform_fn"))
+    inputs = signature(loaded.transform_fn)
+    dtypes = {name: feature.dtype for name, feature in expected.features.items()}
+    stored = {
+        file: records.parsed(folder / file, dtypes)
+        for file in sorted({place[0] for place in places})
+    }
+    found = []
+    for file, at, row in places:
+        numbers = {column: value for (column, _), value in _raw(expected, row).items()}
+        served = loaded.transform_fn({name: _input(inputs[name], numbers[name]) for name in inputs})
+        for name in expected.features:
+            value = served[name].numpy().reshape(-1)
+            kept = stored[file][name][at : at + 1]
+            if value.dtype != kept.dtype or value.tobytes() != kept.tobytes():
+                if value.dtype != object or value[0] != kept[0]:
+                    found.append(f"{file} {at}: {name} served {value}, stored {kept}")
+    return found
+
+
+def _raw(expected: Expected, row: int) -> dict:
+    """(column, dtype) -> raw value, in the types of the features."""
+    features = expected.spec["features"]
+    wanted = {(f.get("column", name), f["dtype"]) for name, f in features.items()}
+    return {key: value for key, value in expected.records[row].numbers.items() if key in wanted}

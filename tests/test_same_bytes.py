@@ -1,0 +1,43 @@
+"""The same input gives the same bytes, however it is cut, ordered and divided over workers."""
+
+import pytest
+from oracle import compare
+
+PAIRS = [
+    ("adult-made", "adult-made files"),
+    ("adult-made", "adult-made blocks"),
+    ("adult-made", "adult-made workers"),
+    ("taxi-made", "taxi-made all"),
+    ("cifar10-made", "cifar10-made workers"),
+    ("adult-real", "adult-real all"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_shards_are_the_same_bytes(runs, one, other):
+    first, second = runs[one], runs[other]
+    assert (first.case.files, first.case.arguments()) != (
+        second.case.files,
+        second.case.arguments(),
+    )
+    written = compare.bytes_of_shards(first.folder, first.manifest)
+    assert sum(num_examples > 0 for num_examples, *_ in written.values()) > 3
+    assert written == compare.bytes_of_shards(second.folder, second.manifest)
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_statistics_and_counts_are_the_same(runs, one, other):
+    first, second = runs[one].manifest, runs[other].manifest
+    names = ("read", "rejected", "features", "label", "splits")
+    assert {name: first[name] for name in names} == {name: second[name] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("adult-made", "adult-made files"), ("adult-real", "adult-real all")]
+)
+def test_the_seven_files_hold_the_same_records_in_another_order(runs, one, other):
+    whole = runs[one].case.files[0].read_bytes().rstrip() + b"\n"
+    pieces = [path.read_bytes() for path in runs[other].case.files]
+    assert len(pieces) == 7
+    assert b"".join(pieces) != whole
+    assert b"".join(sorted(pieces, key=whole.index)).rstrip() + b"\n" == whole

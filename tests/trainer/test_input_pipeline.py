@@ -1,0 +1,242 @@
+import gzip
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import dataset_info, input_pipeline
+from trainer.errors import DatasetError, UsageError
+
+_FEATURES = {
+    "age": {"dtype": "float32", "shape": [], "stored_as": "float_list", "normalized": True},
+    "job": {
+        "dtype": "int64",
+        "shape": [],
+        "stored_as": "int64_list",
+        "normalized": True,
+        "num_categories": 7,
+    },
+    "note": {"dtype": "string", "shape": [], "stored_as": "bytes_list", "normalized": False},
+    "image": {"dtype": "uint8", "shape": [2, 3, 3], "stored_as": "raw", "normalized": False},
+    "map": {"dtype": "float32", "shape": [2, 2, 1], "stored_as": "raw", "normalized": True},
+}
+_LABEL = {"name": "income", "dtype": "int64", "type": "class", "classes": ["a", "b", "c"]}
+
+
+def _records(count, *, start=0):
+    rng = np.random.default_rng(start)
+    return [
+        {
+            "age": np.float32(index) / 3,
+            "job": index % 7,
+            "note": f"n\N{LATIN SMALL LETTER E WITH ACUTE}{index}".encode(),
+            "image": rng.integers(0, 256, (2, 3, 3), np.uint8),
+            "map": rng.normal(size=(2, 2, 1)).astype("<f4"),
+            "label": index % 3,
+        }
+        for index in range(start, start + count)
+    ]
+
+
+@pytest.fixture(name="folder", params=["none", "gzip"])
+def fixture_folder(request, tmp_path, write_dataset):
+    splits = {"train": _records(23), "test": _records(11, start=100)}
+    return write_dataset(
+        tmp_path / "data", splits, _FEATURES, _LABEL, compression=request.param, num_shards=3
+    )
+
+
+def _rows(batches):
+    """Reads all batches: a list of (features, label) with NumPy values, one per example."""
+    rows = []
+    for features, labels in batches.as_numpy_iterator():
+        rows += [
+            ({name: values[i] for name, values in features.items()}, labels[i])
+            for i in range(len(labels))
+        ]
+    return rows
+
+
+def _ages(batches):
+    return [float(features["age"]) for features, _ in _rows(batches)]
+
+
+def _read_by_hand(folder, split):
+    """The examples of a split in the order of the manifest, with gzip and struct only."""
+    manifest = json.loads((folder / "dataset_info.json").read_text())
+    for shard in manifest["splits"][split]["shards"]:
+        data = (folder / shard["file"]).read_bytes()
+        data = gzip.decompress(data) if manifest["compression"] == "gzip" else data
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            yield tf.train.Example.FromString(data[12 : 12 + length]).features.feature
+            data = data[16 + length :]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_evaluation_gives_every_value_back_in_the_order_of_the_manifest(folder, batch_size):
+    rows = _rows(input_pipeline.load(folder, "test", batch_size))
+    expected = list(_read_by_hand(folder, "test"))
+    assert len(rows) == len(expected) == 11  # Not a multiple of 4.
+    for (features, label), want in zip(rows, expected, strict=True):
+        assert features["age"] == np.float32(want["age"].float_list.value[0])
+        assert features["job"] == want["job"].int64_list.value[0]
+        assert features["note"] == want["note"].bytes_list.value[0]
+        image = np.frombuffer(want["image"].bytes_list.value[0], np.uint8).reshape(2, 3, 3)
+        np.testing.assert_array_equal(features["image"], image, strict=True)
+        field = np.frombuffer(want["map"].bytes_list.value[0], "<f4").reshape(2, 2, 1)
+        np.testing.assert_array_equal(features["map"], field, strict=True)
+        assert label == want["label"].int64_list.value[0]
+
+
+def test_dtypes_and_static_shapes(folder):
+    features, label = input_pipeline.load(folder, "train", 4).element_spec
+    assert features == {
+        "age": tf.TensorSpec((4,), tf.float32),
+        "job": tf.TensorSpec((4,), tf.int64),
+        "note": tf.TensorSpec((4,), tf.string),
+        "image": tf.TensorSpec((4, 2, 3, 3), tf.uint8),
+        "map": tf.TensorSpec((4, 2, 2, 1), tf.float32),
+    }
+    assert label == tf.TensorSpec((4,), tf.int64)
+
+
+def test_a_split_smaller_than_a_batch_is_not_dropped(folder):
+    batches = input_pipeline.load(folder, "train", 24)
+    assert batches.element_spec[1].shape == (None,)
+    assert sorted(_ages(batches)) == [np.float32(index) / np.float32(3) for index in range(23)]
+
+
+def test_training_orders_differ_by_epoch_and_seed_and_come_back_with_the_seed(folder):
+    def epochs(seed):
+        batches = input_pipeline.load(folder, "train", 23, seed=seed)
+        return [_ages(batches) for _ in range(3)]
+
+    first, again, other = epochs(5), epochs(5), epochs(6)
+    stored = [float(f["age"].float_list.value[0]) for f in _read_by_hand(folder, "train")]
+    assert first == again
+    orders = [tuple(order) for order in [*first, *other, stored]]
+    assert len(set(orders)) == 7
+    assert all(sorted(order) == sorted(stored) for order in orders)
+
+
+def test_training_drops_only_the_rest_of_an_epoch(folder):
+    batches = input_pipeline.load(folder, "train", 5)
+    assert int(batches.cardinality()) == 4
+    first, second = set(_ages(batches)), set(_ages(batches))
+    assert len(first) == len(second) == 20
+    assert first != second
+
+
+def test_a_train_split_can_be_read_in_order(folder):
+    stored = [float(f["age"].float_list.value[0]) for f in _read_by_hand(folder, "train")]
+    batches = input_pipeline.load(folder, "train", 5, training=False)
+    assert _ages(batches) == _ages(batches) == stored
+
+
+def test_only_the_asked_features_are_read(folder):
+    features, _ = next(iter(input_pipeline.load(folder, "test", 4, features=["job"])))
+    assert list(features) == ["job"]
+
+
+def test_without_label_the_batches_are_features_alone(tmp_path, write_dataset):
+    records = [{"age": float(index)} for index in range(5)]
+    age = {"age": _FEATURES["age"]}
+    folder = write_dataset(tmp_path / "data", {"train": records}, age, None)
+    (batch,) = input_pipeline.load(folder, "train", 5)
+    assert sorted(batch["age"].numpy()) == [0, 1, 2, 3, 4]
+
+
+def test_an_empty_split_gives_no_batch(tmp_path, write_dataset):
+    splits = {"train": [], "test": []}
+    folder = write_dataset(tmp_path / "data", splits, _FEATURES, _LABEL)
+    assert _rows(input_pipeline.load(folder, "train", 4)) == []
+    assert _rows(input_pipeline.load(folder, "test", 4)) == []
+
+
+def test_a_float_label(tmp_path, write_dataset):
+    records = [{"age": float(index), "label": index / 4} for index in range(5)]
+    label = {"name": "fare", "dtype": "float32", "type": "float32"}
+    folder = write_dataset(tmp_path / "d", {"train": records}, {"age": _FEATURES["age"]}, label)
+    rows = _rows(input_pipeline.load(folder, "train", 5))
+    assert sorted((f["age"], label) for f, label in rows) == [(i, i / 4) for i in range(5)]
+
+
+def _cut_last_record(path):
+    """Cuts an uncompressed shard at the end of its last record but one."""
+    data = path.read_bytes()
+    starts, position = [], 0
+    while position < len(data):
+        starts.append(position)
+        position += 16 + int.from_bytes(data[position : position + 8], "little")
+    path.write_bytes(data[: starts[-1]])
+
+
+@pytest.fixture(name="plain")
+def fixture_plain(tmp_path, write_dataset):
+    splits = {"train": _records(23), "test": _records(11)}
+    return write_dataset(tmp_path / "plain", splits, _FEATURES, _LABEL, num_shards=3)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_shard_cut_at_the_end_of_a_record_is_named(plain, split):
+    (path,) = plain.glob(f"{split}-00001-*")
+    size = path.stat().st_size
+    _cut_last_record(path)
+    assert 0 < path.stat().st_size < size
+    message = f"{path.name}: must have {size} bytes, but has {path.stat().st_size}"
+    with pytest.raises(DatasetError, match=message):
+        input_pipeline.load(plain, split, 4)
+
+
+def test_a_missing_shard_is_named(plain):
+    (path,) = plain.glob("train-00002-*")
+    path.unlink()
+    with pytest.raises(DatasetError, match=f"{path.name}: is missing"):
+        input_pipeline.load(plain, "train", 4)
+    input_pipeline.load(plain, "test", 4)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_shard_with_the_right_size_but_too_few_examples_fails(plain, split):
+    (path,) = plain.glob(f"{split}-00001-*")
+    _cut_last_record(path)
+    manifest = json.loads((plain / "dataset_info.json").read_text())
+    manifest["splits"][split]["shards"][1]["bytes"] = path.stat().st_size
+    (plain / "dataset_info.json").write_text(json.dumps(manifest))
+    with pytest.raises(tf.errors.FailedPreconditionError, match="expected to contain"):
+        _rows(input_pipeline.load(plain, split, 1))
+
+
+def test_a_flipped_bit_fails(plain):
+    (path,) = plain.glob("test-00001-*")
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(tf.errors.DataLossError):
+        _rows(input_pipeline.load(plain, "test", 4))
+
+
+def test_a_shard_that_the_manifest_does_not_list_is_not_read(plain):
+    (path,) = plain.glob("test-00000-*")
+    (plain / "test-00003-of-00004.tfrecord").write_bytes(path.read_bytes())
+    assert len(_rows(input_pipeline.load(plain, "test", 4))) == 11
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        (("validation", 4), {}, "no split 'validation'; the splits are train, test"),
+        (("train", 0), {}, "batch size must be at least 1, but is 0"),
+        (("train", 4), {"features": ["wage"]}, "no feature 'wage'; the features are age, job"),
+    ],
+)
+def test_wrong_calls(plain, arguments, options, message):
+    with pytest.raises(UsageError, match=message):
+        input_pipeline.load(plain, *arguments, **options)
+
+
+def test_takes_a_manifest_that_was_read_already(plain):
+    info = dataset_info.read(plain)
+    assert len(_rows(input_pipeline.load(info, "test", 4))) == 11
