@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs import filters, image_headers, keys, splits
+from beam_jobs import filters, image_headers, keys, progress, splits
 from beam_jobs.config import SPLITS, Spec
 from beam_jobs.image_headers import ImageHeader, TooLargeImage, UndecodableImage
 from beam_jobs.sources import listing
@@ -133,6 +133,7 @@ def plan(files: Sequence[File], spec: Spec) -> Outcome:
     classes = () if spec.label is None else tuple(pc.unique(kept.column("label")).to_pylist())
     columns = list(zip(*rejected, strict=True)) or [(), (), ()]
     names = ("source", "reason", "detail")
+    progress.count("headers", sum(f.size_bytes for f in files), len(files), len(rejected))
     arrays = [pa.array(column, pa.string()) for column in columns]
     return Outcome(len(files), kept, pa.table(arrays, names), classes)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs import examples, image_statistics, keys, shuffle, splits
+from beam_jobs import examples, image_statistics, keys, progress, shuffle, splits
 from beam_jobs.config import SPLITS, Image, Spec
 from beam_jobs.errors import DataError
 from beam_jobs.image_headers import UndecodableImage, read_header
@@ -124,7 +124,9 @@ def _pixel_bytes(image: Image) -> int:
     return height * width * image.channels * np.dtype(image.store).itemsize
 
 
-def by_place(kept: pa.RecordBatch, plan: ImagePlan) -> Iterator[tuple[Place, pa.RecordBatch]]:
+def by_place(
+    kept: pa.RecordBatch, plan: ImagePlan
+) -> Iterator[tuple[tuple[str, int], pa.RecordBatch]]:
     """Yields the files of each shard: path, orientation, label and hash."""
     hashed = np.empty(kept.num_rows, keys.HASH_DTYPE)
     for half in ("first", "last"):
@@ -134,7 +136,7 @@ def by_place(kept: pa.RecordBatch, plan: ImagePlan) -> Iterator[tuple[Place, pa.
         shards = keys.shard_indices(hashed, count)
         for shard in np.unique(shards[codes == SPLITS.index(split)]).tolist():
             mask = (codes == SPLITS.index(split)) & (shards == shard)
-            yield Place(split, shard), kept.filter(pa.array(mask)).drop_columns(["split"])
+            yield (split, shard), kept.filter(pa.array(mask)).drop_columns(["split"])
 
 
 def in_order(batches: Sequence[pa.RecordBatch]) -> pa.Table | None:
@@ -182,6 +184,7 @@ def _decode(table: pa.Table, decoder: Decoder) -> _Decoded:
         labels.append(label)
         paths.append(path)
     pixels, broken = decoder.decode(files, orientations)
+    progress.count("decoding", sum(map(len, files)), table.num_rows, len(rejected) + len(broken))
     for position, detail in broken.items():
         rejected.append((paths[position], "undecodable_image", detail))
     labels = [label for position, label in enumerate(labels) if position not in broken]

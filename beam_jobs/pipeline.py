@@ -25,7 +25,7 @@ _FILES_PER_UNIT = 500
 
 
 def build_table(pipeline: beam.Pipeline, files: Sequence[File], plan: Plan, job: Job) -> None:
-    """Adds the job of a table: every record is read twice, and crosses no barrier but the shuffle."""
+    """Adds the job of a table: records are read twice, and cross no barrier but the shuffle."""
     units = pipeline | "Files" >> beam.Create(files) | "ScanFiles" >> ScanFiles(job)
     analysis = units | "AnalyzeRecords" >> AnalyzeRecords(job, plan)
     statistics = analysis | "Statistics" >> beam.Map(lambda found: found.statistics)

@@ -3,14 +3,14 @@
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
 import tensorflow_transform.beam as tft_beam
 
-from beam_jobs import dataset_info, engines, files, image_records, pipeline, rows
+from beam_jobs import dataset_info, engines, files, image_records, pipeline, progress, rows
 from beam_jobs.config import Spec
 from beam_jobs.errors import DataError, SpecError
 from beam_jobs.job import REJECTED_FOLDER, Job, finished_shards
@@ -39,6 +39,8 @@ def run(
     temp_dir: str | None = None,
     overwrite: bool = False,
     block_mb: float = BLOCK_MB,
+    show: Callable[[str], None] | None = None,
+    seconds: float = 10.0,
 ) -> dict[str, Any]:
     """Runs a spec.
 
@@ -53,6 +55,8 @@ def run(
       temp_dir: Local folder for the shuffle; None for the dataset folder, if that is local.
       overwrite: Whether a dataset of another spec or input may be replaced.
       block_mb: Size of the blocks that tables are read in, in MB (10^6 bytes).
+      show: Takes a line that says how far the job is.
+      seconds: Between two such lines.
 
     Returns:
       What `dataset_info.json` says.
@@ -81,12 +85,15 @@ def run(
             max(1, int(block_mb * 1_000_000)),
             finished,
         )
-        with tft_beam.Context(temp_dir=os.path.join(temp_folder, "tft")):
-            with beam.Pipeline(options=beam_options) as graph:
-                if plan is None:
-                    pipeline.build_images(graph, listed, job)
-                else:
-                    pipeline.build_table(graph, listed, plan, job)
+        passes = 2 if plan is None else 3  # Headers and pixels; or scan, statistics and writing.
+        total_bytes = passes * sum(file.size_bytes for file in listed)
+        with progress.reported(total_bytes, show, seconds):
+            with tft_beam.Context(temp_dir=os.path.join(temp_folder, "tft")):
+                with beam.Pipeline(options=beam_options) as graph:
+                    if plan is None:
+                        pipeline.build_images(graph, listed, job)
+                    else:
+                        pipeline.build_table(graph, listed, plan, job)
     files.remove(files.join(output, PROGRESS_FOLDER))
     return read_info(output) or {}
 
@@ -134,7 +141,8 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
     names = files.names(output)
     if names and PROGRESS_FOLDER not in names and dataset_info.FILE not in names:
         raise SpecError(
-            f"{output}: holds files that are no dataset, such as {names[0]!r}. Give an empty folder."
+            f"{output}: holds files that are no dataset, such as {names[0]!r}. "
+            "Give an empty folder."
         )
     state = {
         "spec_digest": spec.digest,
@@ -164,7 +172,7 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
 
 
 @contextmanager
-def _temp_folder(temp_dir: str | None, output: str):
+def _temp_folder(temp_dir: str | None, output: str) -> Iterator[str]:
     """Makes a folder of this run's own: in the dataset's, so that a killed run leaves nothing."""
     if temp_dir is None and files.is_local(output):
         temp_dir = os.path.join(output, PROGRESS_FOLDER)

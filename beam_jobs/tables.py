@@ -12,7 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from beam_jobs import analysis, dataset_info, examples, keys, preprocessing, rows, shuffle, splits
+from beam_jobs import (
+    analysis,
+    dataset_info,
+    examples,
+    keys,
+    preprocessing,
+    progress,
+    rows,
+    shuffle,
+    splits,
+)
 from beam_jobs.analysis import Statistics
 from beam_jobs.config import SPLITS, Spec
 from beam_jobs.errors import DataError
@@ -51,8 +61,13 @@ class Analysis:
         return [Place(split, i) for split, count in self.num_shards.items() for i in range(count)]
 
 
-def outcomes(unit: Unit, plan: Plan) -> Iterator[Outcome]:
+def outcomes(unit: Unit, plan: Plan, stage: str) -> Iterator[Outcome]:
     """Reads the blocks of a unit.
+
+    Args:
+      unit: What to read.
+      plan: What the spec says of it.
+      stage: What it is read for, to be shown.
 
     Raises:
       DataError: A file changed, or an SQL expression fails on a value.
@@ -60,13 +75,18 @@ def outcomes(unit: Unit, plan: Plan) -> Iterator[Outcome]:
     path = unit.file.path
     for block, text in csv_files.texts(unit):
         where = f"{path}:{block.first_line}"
-        yield rows.read_block(text, unit.columns, block.first_line, unit.file.split, plan, where)
+        outcome = rows.read_block(
+            text, unit.columns, block.first_line, unit.file.split, plan, where
+        )
+        progress.count(stage, len(text), outcome.num_read)
+        yield outcome
 
 
 def summarize_unit(unit: Unit, plan: Plan, job: Job) -> Iterator[Summary]:
     """Yields what a unit contributes to the statistics, and writes what it rejects."""
     lines = []
-    for outcome in outcomes(unit, plan):
+    for outcome in outcomes(unit, plan, "statistics"):
+        progress.count("statistics", 0, rejected=outcome.rejected.num_rows)
         if outcome.rejected.num_rows:
             rejected = rows.with_source(outcome.rejected, unit.file.path)
             lines.append(rows.rejected_lines(rejected))
@@ -196,7 +216,7 @@ def spill_unit(
 ) -> Iterator[int]:
     """Transforms the records of a unit, spills them by shard, and counts them."""
     spill = Spill(job.temp_folder)
-    for outcome in outcomes(unit, plan):
+    for outcome in outcomes(unit, plan, "transforming"):
         if outcome.kept.raw.num_rows:
             batch = _transformed(outcome.kept, job.spec, found, transform_fn)
             _spill(batch, outcome.kept, job, found, spill)

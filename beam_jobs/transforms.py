@@ -18,6 +18,7 @@ from beam_jobs.image_shards import Counts
 from beam_jobs.job import Job
 from beam_jobs.parallel import MapInThreads
 from beam_jobs.rows import Plan
+from beam_jobs.shuffle import Place
 from beam_jobs.sources import csv_files
 from beam_jobs.sources.csv_files import Unit
 from beam_jobs.sources.listing import File
@@ -211,11 +212,14 @@ class DecodeImages(beam.PTransform):
     def expand(self, kept: beam.PCollection) -> beam.PCollection:
         """Paths are shuffled, never pixels."""
         plan = AsSingleton(self.plan)
-        files = kept | "ByPlace" >> beam.FlatMap(image_shards.by_place, plan)
+        keyed = tuple[tuple[str, int], Any]  # Said, so that Beam needs no general coder for keys.
+        files = kept | "ByPlace" >> beam.FlatMap(image_shards.by_place, plan).with_output_types(
+            keyed
+        )
         # An empty shard is a shard, too.
         places = self.plan | "Places" >> beam.FlatMap(
-            lambda found: [(place, None) for place in found.places]
-        )
+            lambda found: [(tuple(place), None) for place in found.places]
+        ).with_output_types(keyed)
         return (
             (files, places)
             | "Flatten" >> beam.Flatten()
@@ -226,7 +230,7 @@ class DecodeImages(beam.PTransform):
     def _decode(self, group: Any, plan: image_shards.ImagePlan) -> Iterable[Any]:
         place, batches = group
         found = [batch for batch in batches if batch is not None]
-        return image_shards.decode_shard(place, found, self.job, plan)
+        return image_shards.decode_shard(Place(*place), found, self.job, plan)
 
 
 @dataclasses.dataclass(eq=False)

@@ -1,11 +1,9 @@
 """The commands `train` and `evaluate`. TensorFlow is imported only when one of them runs."""
 
 import argparse
-import logging
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+
+from trainer import quiet
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
@@ -74,7 +72,7 @@ def _add_evaluate(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    _import_tensorflow()
+    quiet.import_tensorflow()
     from trainer import train
 
     train.train(
@@ -93,7 +91,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    _import_tensorflow()
+    quiet.import_tensorflow()
     from trainer import train
 
     result = train.evaluate(
@@ -107,30 +105,3 @@ def _evaluate(args: argparse.Namespace) -> int:
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
     print(f"{args.split}: {num_examples} examples, {metrics}")
     return 0
-
-
-def _import_tensorflow() -> None:
-    """Imports TensorFlow without its notes about drivers, unless the user asked for its log."""
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3" or "tensorflow" in sys.modules:
-        return
-    with _silent_stderr():
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()  # Looks for drivers, and says so.
-    tf.get_logger().setLevel(logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Sends stderr nowhere: native code writes there before it has read any log level."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(nowhere)
-        os.close(kept)

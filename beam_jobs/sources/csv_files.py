@@ -14,6 +14,7 @@ import pyarrow.csv as pa_csv
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from beam_jobs import progress
 from beam_jobs.config import Source
 from beam_jobs.errors import DataError, SpecError
 from beam_jobs.sources import quoting
@@ -249,6 +250,7 @@ def _cuts(
         line += quoting.num_lines(array, state.last_byte)
         offset += array.size
         state = State(is_quoted, int(array[-1]))
+        progress.count("scanning", len(piece))
     if state.is_quoted:
         raise DataError(
             f"{path}:{quote_line}: the quote that opens here is never closed, so the rest of the "

@@ -1,0 +1,86 @@
+"""How far a job is, told while it runs.
+
+Beam's local runner reports nothing before the end, so the work counts itself in the process. These
+counts are for the eye alone: what the manifest says is counted from the data.
+"""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@dataclasses.dataclass
+class Progress:
+    """Counts of one job.
+
+    Attributes:
+      total_bytes: Bytes to read in all passes.
+      bytes: Bytes read so far.
+      records: Records read so far, in the current pass.
+      rejected: Records rejected so far.
+      stage: What is being done.
+    """
+
+    total_bytes: int = 0
+    bytes: int = 0
+    records: int = 0
+    rejected: int = 0
+    stage: str = "starting"
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    def line(self) -> str:
+        """Returns where the job is, in one line."""
+        seconds = time.monotonic() - self.started
+        parts = [f"{seconds:7.1f} s  {self.stage}", f"{self.records:,} records"]
+        if self.bytes and seconds:
+            parts.append(f"{self.bytes / seconds / 1e6:.1f} MB/s")
+        if self.rejected:
+            parts.append(f"{self.rejected:,} rejected")
+        if 0 < self.bytes < self.total_bytes:
+            left = seconds * (self.total_bytes - self.bytes) / self.bytes
+            parts.append(f"{self.bytes / self.total_bytes:.0%}, about {left:.0f} s left")
+        return "  ".join(parts)
+
+
+_current = Progress()  # A worker's functions are pickled: only a module can hold what they share.
+_lock = threading.Lock()
+
+
+def count(stage: str, num_bytes: int, records: int = 0, rejected: int = 0) -> None:
+    """Notes that so much was read; a new stage counts its records from 0."""
+    with _lock:
+        if stage != _current.stage:
+            _current.stage, _current.records = stage, 0
+        _current.bytes += num_bytes
+        _current.records += records
+        _current.rejected += rejected
+
+
+@contextmanager
+def reported(
+    total_bytes: int, show: Callable[[str], None] | None, seconds: float
+) -> Iterator[None]:
+    """Shows a line every so many seconds while the job runs.
+
+    Args:
+      total_bytes: Bytes that the job reads in all passes.
+      show: Takes a line; None for silence.
+      seconds: Between two lines.
+    """
+    global _current
+    _current = Progress(total_bytes)
+    stopped = threading.Event()
+
+    def loop() -> None:
+        while show and not stopped.wait(seconds):
+            show(_current.line())
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,187 @@
+"""The command line. What is heavy is imported by the command that needs it."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import headrace
+from trainer import cli as trainer_cli
+
+_RUN_EPILOG = "Running the same command again after a stop goes on with what is finished."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+      0 if it is done, 1 if the data or the job failed, 2 if the call or the spec is wrong, 130 if
+      it was interrupted.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.handler(args)
+    except KeyboardInterrupt:
+        print("headrace: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # Whoever read our output has had enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if args.traceback:
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """Prints what went wrong, and returns the exit status."""
+    from beam_jobs.errors import DataError, SpecError
+    from trainer.errors import DatasetError, UsageError
+
+    # Beam says behind the message in which of its stages it came up.
+    message = re.sub(r" \[while running '.*'\]", "", str(error))
+    if isinstance(error, (SpecError, UsageError)):
+        print(f"headrace: {message}", file=sys.stderr)
+        return 2
+    if isinstance(error, (DataError, DatasetError)):
+        print(f"headrace: {message}", file=sys.stderr)
+        return 1
+    first = message.strip().splitlines()[0] if message.strip() else ""
+    print(
+        f"headrace: {type(error).__name__}: {first} This was not foreseen: run again with "
+        "--traceback before the command, and report it.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="headrace",
+        description="Raw CSV and images to sharded TFRecords with exact statistics, and on to a "
+        "trained Keras model.",
+    )
+    parser.add_argument("--version", action="version", version=f"headrace {headrace.__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_run(commands)
+    _add_verify(commands)
+    _add_inspect(commands)
+    trainer_cli.add_commands(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="the whole way on data that ships with scikit-learn, no network",
+        description="Writes scikit-learn's digits as PNG files and its breast cancer table as "
+        "CSV, some of both broken on purpose; then runs, verifies, trains and evaluates.",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", default="headrace-demo", help="folder (default headrace-demo)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print only the results")
+    parser.set_defaults(handler=_demo)
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="turn raw files into a dataset folder, as a spec says",
+        description="Reads the files that a spec names, computes the statistics of train, and "
+        "writes sharded TFRecords.",
+        epilog=_RUN_EPILOG,
+    )
+    parser.add_argument("spec", metavar="SPEC", help="a TOML file")
+    parser.add_argument("--output", metavar="DIR", required=True, help="the dataset folder")
+    parser.add_argument("--runner", default="local", metavar="NAME", help="local (the default)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="threads that work (default: one a core)"
+    )
+    parser.add_argument(
+        "--temp-dir", metavar="DIR", help="local disk for the shuffle (default: in the output)"
+    )
+    parser.add_argument(
+        "--block-mb", type=float, default=16.0, metavar="X", help="MB read at a time (default 16)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a dataset of another spec or input"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.set_defaults(handler=_run)
+
+
+def _add_verify(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="check every shard of a dataset against its manifest",
+        description="Reads every shard and checks sizes, checksums, counts and features against "
+        "dataset_info.json. Exit status 1 if anything is wrong.",
+    )
+    parser.add_argument("directory", metavar="DIR", help="dataset folder made by `headrace run`")
+    parser.add_argument("--quiet", action="store_true", help="print only what is wrong")
+    parser.set_defaults(handler=_verify)
+
+
+def _add_inspect(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="show records as text, and their images as PNG files",
+        description="Shows the first records of a split as text; images become PNG files.",
+    )
+    parser.add_argument("directory", metavar="DIR", help="dataset folder made by `headrace run`")
+    parser.add_argument("--split", default="train", help="split to look at (default train)")
+    parser.add_argument("-n", type=int, default=5, metavar="N", help="records (default 5)")
+    parser.add_argument(
+        "--output", default="inspect", metavar="DIR", help="folder for images (default inspect)"
+    )
+    parser.set_defaults(handler=_inspect)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from headrace import demo
+
+    return demo.demo(args.output, quiet=args.quiet)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from beam_jobs.config import load_spec
+    from beam_jobs.errors import SpecError
+    from headrace import console
+
+    if args.workers is not None and args.workers < 1:
+        raise SpecError(f"--workers must be at least 1, but is {args.workers}.")
+    if not args.block_mb > 0:
+        raise SpecError(f"--block-mb must be more than 0, but is {args.block_mb}.")
+    spec = load_spec(args.spec)  # Before anything heavy: mistakes are answered at once.
+    info = console.run(
+        spec,
+        args.output,
+        runner=args.runner,
+        num_threads=args.workers,
+        temp_dir=args.temp_dir,
+        overwrite=args.overwrite,
+        block_mb=args.block_mb,
+        quiet=args.quiet,
+    )
+    if not args.quiet:
+        print(console.summary(info, args.output))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from headrace import console
+
+    problems = console.verify(args.directory, quiet=args.quiet)
+    return 1 if problems else 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from beam_jobs import inspection
+
+    for block in inspection.inspect(args.directory, args.split, args.n, args.output):
+        print(block)
+    return 0
