@@ -74,7 +74,9 @@ class Source(_Section):
     @property
     def split_paths(self) -> dict[str | None, tuple[str, ...]]:
         """The paths of each split; of None where the paths do not decide the split."""
-        return dict(self.paths) if isinstance(self.paths, dict) else {None: self.paths}
+        if isinstance(self.paths, dict):
+            return {str(split): paths for split, paths in self.paths.items()}
+        return {None: self.paths}
 
     @model_validator(mode="after")
     def _check(self) -> "Source":
@@ -419,8 +421,8 @@ def decimal(number: int | float) -> Fraction:
 
 
 def _duplicate(values: Any) -> Any:
-    seen: list[Any] = []
-    return next(value for value in values if value in seen or seen.append(value))
+    values = list(values)
+    return next(value for i, value in enumerate(values) if value in values[:i])
 
 
 def load_spec(path: str) -> Spec:

@@ -5,6 +5,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding/.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 
 # A column is one of: float32 (n,), int64 (n,), uint8 (n, num_bytes) for one bytes value of fixed
 # size each, or an Arrow string or binary array of n texts.
-Column = np.ndarray | pa.Array
+Column = Any
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
 _FIRST, _SECOND = b"\x0a", b"\x12"  # Fields 1 and 2, each with a length.
 

@@ -34,7 +34,8 @@ def used_columns(expression: str, columns: Mapping[str, str], where: str) -> set
     """
     with sql.connect() as connection:
         tree = _parse(expression, connection, where)
-        functions, names = set(), set()
+        functions: set[str] = set()
+        names: set[str] = set()
         for node in _nodes(tree):
             kind = node.get("class")
             if kind in ("SUBQUERY", "WINDOW", "STAR", "PARAMETER"):

@@ -325,7 +325,10 @@ def statistics(results: Sequence[ShardResult], job: Job) -> PixelStatistics:
       DataError: No image of train could be decoded.
     """
     _, image = job.spec.image
-    counts = sum((r.pixels for r in results if r.place.split == "train"), np.zeros((), np.int64))
+    counts = np.zeros((image.channels, 256), np.int64)
+    for result in results:
+        if result.place.split == "train" and result.pixels is not None:
+            counts += result.pixels
     if not counts.any():
         raise DataError("no image of train could be decoded. See the rejected files.")
     return PixelStatistics.of(counts, image.rescale)

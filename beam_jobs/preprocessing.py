@@ -14,7 +14,6 @@ from beam_jobs.analysis import FeatureStatistics, Statistics
 from beam_jobs.config import MISSING_TOKEN, Column, Spec
 from beam_jobs.errors import DataError
 
-Tensor = tf.Tensor
 Inputs = Mapping[str, Any]
 # 2**62, so that a fingerprint fits into int64. Tokens are found by binary search over fingerprints:
 # TFT cannot save a lookup table that an analyzer fills, and tables are slow to trace.
@@ -126,7 +125,7 @@ def _value(statistics: Statistics, slot: Slot) -> np.ndarray:
 
 def preprocessing_fn(
     spec: Spec, statistics: beam.PCollection
-) -> Callable[[Inputs], dict[str, Tensor]]:
+) -> Callable[[Inputs], dict[str, tf.Tensor]]:
     """Returns a preprocessing_fn for TFT.
 
     Args:
@@ -135,7 +134,7 @@ def preprocessing_fn(
     """
     given = slots(spec)
 
-    def preprocess(inputs: Inputs) -> dict[str, Tensor]:
+    def preprocess(inputs: Inputs) -> dict[str, tf.Tensor]:
         known = {}
         if given:
             tensors = tft.experimental.ptransform_analyzer(
@@ -145,7 +144,7 @@ def preprocessing_fn(
                 [list(slot.shape) for slot in given.values()],
             )
             known = dict(zip(given, tensors, strict=True))
-        outputs = {}
+        outputs: dict[str, tf.Tensor] = {}
         for name, feature in spec.columns.items():
             own = {key: tensor for (owner, key), tensor in known.items() if owner == name}
             outputs |= _transform(name, feature, inputs[str(feature.column)], own)
@@ -154,14 +153,14 @@ def preprocessing_fn(
     return preprocess
 
 
-def _any_values(inputs: Inputs) -> Tensor:
+def _any_values(inputs: Inputs) -> tf.Tensor:
     first = inputs[min(inputs)]
     return first.values if isinstance(first, tf.SparseTensor) else first
 
 
 def _transform(
-    name: str, feature: Column, given: Any, known: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+    name: str, feature: Column, given: Any, known: Mapping[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
     """Returns the output of a feature and, if asked for, its indicator, each (batch_size,)."""
     values, is_missing = _filled(feature, given, known)
     outputs = {name: _text(feature, values, known)}
@@ -172,7 +171,9 @@ def _transform(
     return outputs
 
 
-def _filled(feature: Column, given: Any, known: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _filled(
+    feature: Column, given: Any, known: Mapping[str, tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the values with missing ones filled in, and where these are: both (batch_size,).
 
     Numbers come out as float64, or as int64 where they stay whole.
@@ -190,7 +191,7 @@ def _filled(feature: Column, given: Any, known: Mapping[str, Tensor]) -> tuple[T
     return tf.tensor_scatter_nd_update(fill, rows, values), is_missing
 
 
-def _fill(feature: Column, dtype: tf.DType, known: Mapping[str, Tensor]) -> Tensor:
+def _fill(feature: Column, dtype: tf.DType, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
     if "fill" in known:
         return known["fill"]
     if feature.dtype == "string":
@@ -200,7 +201,7 @@ def _fill(feature: Column, dtype: tf.DType, known: Mapping[str, Tensor]) -> Tens
     return tf.cast(tf.constant(int(feature.missing), tf.int64), dtype)
 
 
-def _text(feature: Column, values: Tensor, known: Mapping[str, Tensor]) -> Tensor:
+def _text(feature: Column, values: tf.Tensor, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
     if feature.last_step == "hash_strings":
         return tf.strings.to_hash_bucket_fast(values, int(feature.hash_buckets or 1))
     if feature.last_step == "compute_and_apply_vocabulary":
@@ -208,7 +209,7 @@ def _text(feature: Column, values: Tensor, known: Mapping[str, Tensor]) -> Tenso
     return values
 
 
-def _lookup(values: Tensor, known: Mapping[str, Tensor], num_oov_buckets: int) -> Tensor:
+def _lookup(values: tf.Tensor, known: Mapping[str, tf.Tensor], num_oov_buckets: int) -> tf.Tensor:
     """Returns the index of each text in the vocabulary, or behind it: int64 (batch_size,)."""
     size = tf.size(known["tokens"], tf.int64)
     # A sentinel behind the end, so that an empty vocabulary can be gathered from too.
@@ -221,7 +222,7 @@ def _lookup(values: Tensor, known: Mapping[str, Tensor], num_oov_buckets: int) -
     return tf.where(is_known, index, size + tf.strings.to_hash_bucket_fast(values, num_oov_buckets))
 
 
-def _number(feature: Column, values: Tensor, known: Mapping[str, Tensor]) -> Tensor:
+def _number(feature: Column, values: tf.Tensor, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Applies the chain in float64 and rounds to float32 once, last."""
     values = stateless.apply(values, feature.stateless_steps)
     match feature.last_step:
@@ -241,7 +242,7 @@ def _number(feature: Column, values: Tensor, known: Mapping[str, Tensor]) -> Ten
     return tf.cast(values, tf.float32)
 
 
-def _difference(values: Tensor, low: Tensor) -> Tensor:
+def _difference(values: tf.Tensor, low: tf.Tensor) -> tf.Tensor:
     """Returns values - low in float64; of int64 the exact difference, rounded once."""
     if values.dtype != tf.int64:
         return values - low

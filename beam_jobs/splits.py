@@ -26,7 +26,7 @@ def split_names(spec: Spec) -> tuple[str, ...]:
     return tuple(split for split in SPLITS if split in named)
 
 
-def _limits(fractions: Mapping[str, int | float]) -> tuple[list[int], np.ndarray]:
+def _limits(fractions: Mapping[Any, int | float]) -> tuple[list[int], np.ndarray]:
     """Returns the splits and, for each but the last, the first hash behind it: uint64."""
     names = [split for split in SPLITS if split in fractions]
     total, limits = decimal(0), []
@@ -37,7 +37,7 @@ def _limits(fractions: Mapping[str, int | float]) -> tuple[list[int], np.ndarray
     return [SPLITS.index(name) for name in names], np.array(inner, np.uint64)
 
 
-def by_fractions(hashed: np.ndarray, fractions: Mapping[str, int | float]) -> np.ndarray:
+def by_fractions(hashed: np.ndarray, fractions: Mapping[Any, int | float]) -> np.ndarray:
     """Returns the split of each record by the first half of its hash.
 
     Args:
@@ -52,7 +52,7 @@ def by_fractions(hashed: np.ndarray, fractions: Mapping[str, int | float]) -> np
     return np.array([*codes, NO_SPLIT], np.int8)[position]
 
 
-def by_values(column: pa.Array, values: Mapping[str, Sequence[Any]]) -> np.ndarray:
+def by_values(column: pa.Array, values: Mapping[Any, Sequence[Any]]) -> np.ndarray:
     """Returns the split that lists the value of each record: int8 (num_records,).
 
     Raises:
