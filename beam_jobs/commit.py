@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from beam_jobs import dataset_info, files, image_shards, tables
+from beam_jobs import analysis, dataset_info, files, image_shards, tables
 from beam_jobs.errors import DataError
 from beam_jobs.image_shards import ImagePlan
 from beam_jobs.image_statistics import PixelStatistics
@@ -25,7 +25,11 @@ def commit_table(results: Sequence[ShardResult], job: Job, found: Analysis) -> N
         {split: summary.num_examples.get(split, 0) for split in found.num_shards}, summary.columns
     )
     _check_splits(results, summary.num_examples)
-    _publish(results, job, summary.read, summary.rejected, features, found.classes, statistics)
+    labels = summary.labels.get("train")
+    label = None if labels is None else analysis.seen_statistics(labels)
+    _publish(
+        results, job, summary.read, summary.rejected, features, found.classes, statistics, label
+    )
 
 
 def commit_images(
@@ -66,6 +70,7 @@ def _publish(
     features: Mapping[str, Any],
     classes: tuple[str, ...],
     statistics: bytes,
+    label_statistics: Mapping[str, Any] | None = None,
 ) -> None:
     written = sum(result.info.num_examples for result in results)
     if read != written + sum(rejected.values()):
@@ -81,6 +86,8 @@ def _publish(
     info = dataset_info.manifest(
         job.spec, job.fingerprint, read, rejected, shards, class_counts, features, classes
     )
+    if label_statistics is not None:
+        info["label"]["statistics"] = label_statistics
     files.write(files.join(job.output, "schema.pbtxt"), dataset_info.schema(info))
     files.write(files.join(job.output, "statistics.pb"), statistics)
     files.write(files.join(job.output, dataset_info.FILE), dataset_info.to_bytes(info))

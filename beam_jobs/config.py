@@ -82,6 +82,8 @@ class Source(_Section):
     def _check(self) -> "Source":
         if self.format == "csv" and not self.header and not self.columns:
             raise ValueError("header = false needs columns = [...], the names in order")
+        if self.format == "csv" and self.header and self.columns:
+            raise ValueError("columns names the fields of files without a header: header = false")
         if self.columns and len(set(self.columns)) != len(self.columns):
             raise ValueError(f"columns holds a name twice: {_duplicate(self.columns)!r}")
         if self.format == "images":

@@ -29,12 +29,14 @@ class Plan:
       sql_columns: The columns that conditions and the split read, each with its type in SQL.
       raw_columns: The columns that features read, each with its dtype; inputs of transform_fn.
       required: The columns without which a record is `missing_<column>`.
+      logarithms: The columns that go through log1p, which is finite above -1 only.
     """
 
     spec: Spec
     sql_columns: Mapping[str, str]
     raw_columns: Mapping[str, str]
     required: tuple[str, ...]
+    logarithms: tuple[str, ...]
 
     @property
     def expressions(self) -> list[tuple[str, str]]:
@@ -109,7 +111,9 @@ def plan(spec: Spec, columns: Sequence[str]) -> Plan:
         used.add(spec.split.column)
         _check_split_values(spec, types[spec.split.column])
     required = {str(f.column): None for f in spec.columns.values() if f.missing == "reject"}
-    return Plan(spec, {c: types[c] for c in columns if c in used}, raw, tuple(required))
+    logarithms = {str(f.column): None for f in spec.columns.values() if "log1p" in f.transforms}
+    read_by_sql = {column: types[column] for column in columns if column in used}
+    return Plan(spec, read_by_sql, raw, tuple(required), tuple(logarithms))
 
 
 def _named_columns(spec: Spec) -> list[tuple[str, str]]:
@@ -178,6 +182,8 @@ def read_block(
     fates = _Fates(structure.values.num_rows)
     parsed = _Parsed(structure.values, fates)
     raw = parsed.raw_columns(of.raw_columns)
+    for column in of.logarithms:
+        parsed.note(column, [(pc.less_equal(raw.column(column), -1), "non_finite")])
     label = parsed.label(of.spec)
     for_sql = parsed.sql_columns(of.sql_columns)
     parsed.reject_faults()
@@ -226,11 +232,11 @@ class _Parsed:
     def _column(self, column: str, dtype: str) -> pa.Array:
         if (column, dtype) not in self._parsed:
             parsed, faults = values.parse(self._text.column(column), dtype)
-            self._note(column, faults)
+            self.note(column, faults)
             self._parsed[column, dtype] = parsed
         return self._parsed[column, dtype]
 
-    def _note(self, column: str, faults: Sequence[values.Fault]) -> None:
+    def note(self, column: str, faults: Sequence[values.Fault]) -> None:
         for where, cause in faults:
             place = column, VALUE_CAUSES.index(cause)
             mask = _true(pc.fill_null(where, False))
@@ -244,7 +250,7 @@ class _Parsed:
         parsed = self._column(column, PARSED_AS[dtype])
         if dtype == "float32":
             parsed, faults = values.to_float32(parsed)
-            self._note(column, faults)
+            self.note(column, faults)
         return parsed
 
     def sql_columns(self, dtypes: Mapping[str, str]) -> pa.RecordBatch:

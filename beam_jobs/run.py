@@ -138,6 +138,8 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
     Raises:
       SpecError: The folder holds files that are no dataset.
     """
+    if files.is_local(output) and os.path.isfile(output):
+        raise SpecError(f"{output}: is a file. Give a folder.")
     names = files.names(output)
     if names and PROGRESS_FOLDER not in names and dataset_info.FILE not in names:
         raise SpecError(

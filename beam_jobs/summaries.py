@@ -13,7 +13,7 @@ from beam_jobs import moments, stateless
 from beam_jobs.config import SPLITS, Spec
 from beam_jobs.counts import NumberCounts, TokenCounts
 from beam_jobs.moments import Moments
-from beam_jobs.rows import Outcome
+from beam_jobs.rows import Outcome, Records
 
 Chain = tuple[
     str, tuple[str, ...]
@@ -93,6 +93,7 @@ class Summary:
       num_examples: Records that are left, per split.
       classes: Labels after the filters.
       columns: Per split and column what its raw values are.
+      labels: Per split what its labels are, where these are numbers.
       chains: Over train, what the statistical step of a chain sees.
       numbers: Over train, counts of the values of a chain.
       tokens: Over train, counts of the texts of a column.
@@ -103,6 +104,7 @@ class Summary:
     num_examples: Mapping[str, int] = dataclasses.field(default_factory=Counter)
     classes: frozenset[str] = frozenset()
     columns: Mapping[tuple[str, str], Numbers | Texts] = dataclasses.field(default_factory=dict)
+    labels: Mapping[str, Numbers] = dataclasses.field(default_factory=dict)
     chains: Mapping[Chain, Numbers] = dataclasses.field(default_factory=dict)
     numbers: Mapping[Chain, NumberCounts] = dataclasses.field(default_factory=dict)
     tokens: Mapping[str, TokenCounts] = dataclasses.field(default_factory=dict)
@@ -115,6 +117,7 @@ class Summary:
             Counter(self.num_examples) + Counter(other.num_examples),
             self.classes | other.classes,
             _added(self.columns, other.columns),
+            _added(self.labels, other.labels),
             _added(self.chains, other.chains),
             _added(self.numbers, other.numbers),
             _added(self.tokens, other.tokens),
@@ -173,6 +176,7 @@ def summarize(outcome: Outcome, spec: Spec) -> Summary:
         examples,
         frozenset(outcome.classes),
         columns,
+        _labels(kept),
         chains,
         numbers,
         tokens,
@@ -183,6 +187,15 @@ def _column(column: pa.Array) -> Numbers | Texts:
     if pa.types.is_string(column.type):
         return Texts.of(column)
     return Numbers.of(_present(column), column.null_count)
+
+
+def _labels(kept: Records) -> dict[str, Numbers]:
+    if kept.label is None or pa.types.is_string(kept.label.type):
+        return {}
+    return {
+        SPLITS[code]: Numbers.of(_present(kept.label.filter(pa.array(kept.splits == code))))
+        for code in np.unique(kept.splits).tolist()
+    }
 
 
 def _present(column: pa.Array) -> np.ndarray:

@@ -44,7 +44,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, (SpecError, UsageError)):
         print(f"headrace: {message}", file=sys.stderr)
         return 2
-    if isinstance(error, (DataError, DatasetError)):
+    if isinstance(error, (DataError, DatasetError, OSError)):
         print(f"headrace: {message}", file=sys.stderr)
         return 1
     first = message.strip().splitlines()[0] if message.strip() else ""
