@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/headrace demo --output headrace-demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -55,6 +55,10 @@ class Runs:
             pytest.fail(made, pytrace=False)
         return made
 
+    def best(self, spec: str) -> Run:
+        """The run of a spec over real data, or over made data where there is none."""
+        return self[f"{spec}-{'real' if self.data else 'made'}"]
+
     def expected(self, name: str) -> expected.Expected:
         """What the run of this name must write."""
         if name not in self.oracles:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracle import compare, pixels
+from oracle import compare, pixels, served
 from oracle.command import headrace
 
 BOTH = pytest.mark.parametrize("run", ["cifar10-made", "cifar10-real"], indirect=True)
@@ -63,7 +63,15 @@ def test_the_manifest_tells_every_byte_of_the_shards(run):
     assert compare.shard_files(run.folder, run.manifest) == []
 
 
-@BOTH
-def test_verify_accepts_the_dataset(run):
-    done = headrace("verify", run.folder)
+def test_verify_accepts_the_dataset(runs):
+    done = headrace("verify", runs.best("cifar10").folder)
     assert (done.returncode, done.stdout.count("Traceback")) == (0, 0), done.stdout
+
+
+@BOTH
+def test_transform_fn_serves_the_stored_pixels_one_file_at_a_time(run, wanted):
+    stored, _ = pixels.stored(run.folder, run.manifest, wanted)
+    places = [i for i, r in enumerate(wanted.records) if r.path.endswith(".jpg")][:100]
+    assert len(places) >= 20
+    paths = [run.case.root / wanted.records[place].path for place in places]
+    assert served.image_differences(run.folder, stored[places], paths) == []

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracle import compare, pixels
+from oracle import compare, pixels, served
 from oracle.command import headrace
 from PIL import Image
 
@@ -79,7 +79,14 @@ def test_the_manifest_tells_every_byte_of_the_shards(run):
     assert compare.shard_files(run.folder, run.manifest) == []
 
 
-@BOTH
-def test_verify_accepts_the_dataset(run):
-    done = headrace("verify", run.folder)
+def test_verify_accepts_the_dataset(runs):
+    done = headrace("verify", runs.best("photos").folder)
     assert (done.returncode, done.stdout.count("Traceback")) == (0, 0), done.stdout
+
+
+@BOTH
+def test_transform_fn_serves_the_stored_bits_one_file_at_a_time(run, wanted):
+    stored, _ = pixels.stored(run.folder, run.manifest, wanted)
+    paths = [run.case.root / record.path for record in wanted.records][:20]
+    assert len(paths) == 20
+    assert served.image_differences(run.folder, stored[:20], paths) == []

@@ -124,7 +124,7 @@ def _image_tower(image: keras.KerasTensor, feature: Feature, num_examples: int):
         x = _augment(x, flip=channels == 3, shift=1 / 8)
     num_stages = max(1, min(5, int(math.log2(max(1, min(height, width) / 4)))))
     is_deep = num_examples >= _MANY_IMAGES
-    filters = max(32 if is_deep else 24, 128 >> num_stages)  # Small images afford more.
+    filters = max(32 if is_deep else 24, 96 >> num_stages)  # Small images afford more.
     for stage in range(num_stages):
         x = _conv(x, filters)
         if stage and is_deep:

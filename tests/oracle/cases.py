@@ -74,11 +74,10 @@ def _taxi_cut(folder: Path) -> Case:
 
 MADE = {
     "adult-made": lambda folder: _made_adult(folder, BLOCK_MB, "--workers", "1"),
-    "adult-made files": lambda folder: _adult_cut(
-        made.adult_lines(), specs.made_adult(), folder, BLOCK_MB, "--workers", "1"
+    "adult-made files and workers": lambda folder: _adult_cut(
+        made.adult_lines(), specs.made_adult(), folder, BLOCK_MB, "--workers", "4"
     ),
     "adult-made blocks": lambda folder: _made_adult(folder, BLOCK_MB * 100, "--workers", "1"),
-    "adult-made workers": lambda folder: _made_adult(folder, BLOCK_MB, "--workers", "4"),
     "adult-big": _big_adult,
     "taxi-made": lambda folder: _table(
         specs.made_taxi(), made.write_taxi(folder / "table"), BLOCK_MB, "--workers", "1"

@@ -1,8 +1,10 @@
 """The saved transform_fn, given one raw row at a time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from oracle import compare, records
 from oracle.expected import Expected
@@ -73,3 +75,27 @@ def _raw(expected: Expected, row: int) -> dict:
     features = expected.spec["features"]
     wanted = {(f.get("column", name), f["dtype"]) for name, f in features.items()}
     return {key: value for key, value in expected.records[row].numbers.items() if key in wanted}
+
+
+def image_differences(folder: Path, stored: np.ndarray, paths: Sequence[Path]) -> list[str]:
+    """The images that transform_fn, given one encoded file at a time, turns into other values.
+
+    Args:
+      folder: The dataset.
+      stored: What its records hold, (num_images, height, width, channels).
+      paths: The file of each of them.
+    """
+    import tensorflow as tf
+
+    transform_fn = tf.saved_model.load(str(folder / "transform_fn")).transform_fn
+    different = []
+    for values, path in zip(stored, paths, strict=True):
+        orientation = Image.open(path).getexif().get(0x0112, 1)
+        inputs = {
+            "image": tf.constant([path.read_bytes()]),
+            "image_orientation": tf.constant([orientation], tf.int64),
+        }
+        served = transform_fn(inputs)["image"].numpy()[0]
+        if served.astype(stored.dtype).tobytes() != values.tobytes():
+            different.append(str(path))
+    return different
