@@ -17,6 +17,7 @@ from beam_jobs.errors import SpecError
 SPLITS = ("train", "validation", "test")  # The order in which fractions are cumulated.
 SplitName = Literal["train", "validation", "test"]
 Number = StrictInt | StrictFloat
+FeatureName = Annotated[StrictStr, Field(pattern=r"^[^\x00-\x1f]+$")]
 NonEmpty = Annotated[StrictStr, Field(min_length=1)]
 Fractions = dict[SplitName, Annotated[Number, Field(gt=0, le=1)]]
 
@@ -315,7 +316,7 @@ class Spec(_Section):
     source: Source
     split: Split = Split()
     filter: tuple[Filter, ...] = ()
-    features: Annotated[dict[NonEmpty, Column | Image], Field(min_length=1)]
+    features: Annotated[dict[FeatureName, Column | Image], Field(min_length=1)]
     label: Label | None = None
     output: Output = Output()
 

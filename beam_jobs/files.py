@@ -31,7 +31,19 @@ def write(path: str, data: bytes) -> None:
     with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         file.write(data)
     if temporary != path:
-        FileSystems.rename([temporary], [path])
+        rename(temporary, path)
+
+
+def rename(source: str, target: str) -> None:
+    """Moves a file into place, onto what stands there."""
+    try:
+        FileSystems.rename([source], [target])
+    except BeamIOError:
+        # HDFS does not rename onto a file that exists. On a local disk that is no reason to fail.
+        if is_local(target) or not FileSystems.exists(target):
+            raise
+        FileSystems.delete([target])
+        FileSystems.rename([source], [target])
 
 
 def read(path: str) -> bytes | None:

@@ -33,8 +33,8 @@ class Outcome:
 
     Attributes:
       num_read: All of them.
-      kept: path, orientation int64, label, split int8, first and last (the hash, uint64): one row
-        for each file that meets every rule that can be told from its header.
+      kept: path, orientation int64, label, split int8 and the hash: one row for each file that
+        meets every rule that can be told from its header.
       rejected: source, reason and detail of the others.
       classes: The labels that are left after the filters, in any split.
     """
@@ -126,10 +126,9 @@ def plan(files: Sequence[File], spec: Spec) -> Outcome:
             "orientation": pa.array([h.orientation for h in headers.values()], pa.int64()),
             "label": labels,
             "split": pa.array(codes, pa.int8()),
-            "first": pa.array(hashed["first"].astype(np.uint64)),
-            "last": pa.array(hashed["last"].astype(np.uint64)),
         }
-    ).filter(pa.array(is_alive))
+    )
+    kept = keys.with_hashes(kept, hashed).filter(pa.array(is_alive))
     classes = () if spec.label is None else tuple(pc.unique(kept.column("label")).to_pylist())
     columns = list(zip(*rejected, strict=True)) or [(), (), ()]
     names = ("source", "reason", "detail")

@@ -128,9 +128,7 @@ def by_place(
     kept: pa.RecordBatch, plan: ImagePlan
 ) -> Iterator[tuple[tuple[str, int], pa.RecordBatch]]:
     """Yields the files of each shard: path, orientation, label and hash."""
-    hashed = np.empty(kept.num_rows, keys.HASH_DTYPE)
-    for half in ("first", "last"):
-        hashed[half] = kept.column(half).to_numpy()
+    hashed = keys.hashes_of(kept)
     codes = kept.column("split").to_numpy()
     for split, count in plan.num_shards.items():
         shards = keys.shard_indices(hashed, count)
@@ -144,9 +142,7 @@ def in_order(batches: Sequence[pa.RecordBatch]) -> pa.Table | None:
     if not batches:
         return None
     table = pa.Table.from_batches(batches).combine_chunks()
-    hashed = np.empty(table.num_rows, keys.HASH_DTYPE)
-    for half in ("first", "last"):
-        hashed[half] = table.column(half).to_numpy()
+    hashed = keys.hashes_of(table)
     first = keys.order_keys(hashed, np.zeros(table.num_rows, np.int64))
     return table.take(pa.array(np.lexsort([hashed["last"], hashed["first"], first])))
 

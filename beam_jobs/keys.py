@@ -12,6 +12,7 @@ from beam_jobs import sql
 MISSING = b"\xff"  # No UTF-8 text holds this byte.
 HASH_DTYPE = np.dtype([("first", ">u8"), ("last", ">u8")])
 HASH_NAME = "md5"
+HASH_COLUMNS = ("\0first", "\0last")  # No feature has a name like these.
 
 
 def row_keys(values: pa.RecordBatch, columns: Sequence[str] | None = None) -> pa.BinaryArray:
@@ -37,6 +38,21 @@ def hashes(keys: pa.BinaryArray) -> np.ndarray:
         np.frombuffer(c.buffers()[1], HASH_DTYPE)[c.offset :][: len(c)] for c in digests.chunks
     ]
     return np.concatenate(pieces) if pieces else np.empty(0, HASH_DTYPE)
+
+
+def with_hashes(batch: pa.RecordBatch, hashed: np.ndarray) -> pa.RecordBatch:
+    """Returns the batch with two more columns, the halves of each record's hash."""
+    for name, half in zip(HASH_COLUMNS, ("first", "last"), strict=True):
+        batch = batch.append_column(name, pa.array(hashed[half].astype(np.uint64)))
+    return batch
+
+
+def hashes_of(batch: pa.RecordBatch | pa.Table) -> np.ndarray:
+    """Returns the hashes that `with_hashes` put there: HASH_DTYPE (num_records,)."""
+    hashed = np.empty(batch.num_rows, HASH_DTYPE)
+    for name, half in zip(HASH_COLUMNS, ("first", "last"), strict=True):
+        hashed[half] = batch.column(name).to_numpy()
+    return hashed
 
 
 def shard_indices(hashed: np.ndarray, num_shards: int) -> np.ndarray:

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from beam_jobs import files
 from beam_jobs.errors import DataError
 
 Compression = Literal["gzip", "none"]
@@ -234,7 +235,7 @@ class ShardWriter:
             self._drain(0)
             _flush_to_disk(self._output)
             self._output.close()
-            _rename(self._temporary, self._target)
+            files.rename(self._temporary, self._target)
         except BaseException:
             self.abort()
             raise
@@ -252,7 +253,7 @@ class ShardWriter:
         with contextlib.suppress(OSError, BeamIOError):  # What stays is in the progress folder.
             self._output.close()
         with contextlib.suppress(OSError, BeamIOError):
-            _delete(self._temporary)
+            files.remove(self._temporary)
 
     def _fill_member(self, data: bytes) -> None:
         """Adds at most one member's length of data to the member that is filling up."""
@@ -290,28 +291,6 @@ def _flush_to_disk(output: Any) -> None:
         return
     output.flush()
     os.fsync(descriptor)
-
-
-def _rename(source: str, target: str) -> None:
-    try:
-        FileSystems.rename([source], [target])
-    except BeamIOError:
-        # HDFS does not rename onto a file that exists. On a local disk that is no reason to fail.
-        if _is_local(target) or not FileSystems.exists(target):
-            raise
-        FileSystems.delete([target])
-        FileSystems.rename([source], [target])
-
-
-def _is_local(path: str) -> bool:
-    return FileSystems.get_scheme(path) is None
-
-
-def _delete(path: str) -> None:
-    if _is_local(path):  # FileSystems.delete takes a pattern: it fails in a folder `run[1]`.
-        os.remove(path)
-    else:
-        FileSystems.delete([path])
 
 
 class ShardReader:

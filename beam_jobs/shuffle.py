@@ -18,8 +18,7 @@ from beam_jobs import keys
 from beam_jobs.errors import DataError
 
 BUCKET_BYTES = 64 << 20
-HASH_COLUMNS = ("__first", "__last")
-_OCCURRENCE = "__occurrence"
+_OCCURRENCE = "\0occurrence"
 _LOCKS = [threading.Lock() for _ in range(64)]  # The threads of a process write the same files.
 
 
@@ -40,13 +39,6 @@ def check_space(folder: str, needed_bytes: int) -> None:
         )
 
 
-def with_hashes(batch: pa.RecordBatch, hashed: np.ndarray) -> pa.RecordBatch:
-    """Returns the batch with two more columns, the halves of each record's hash."""
-    for name, half in zip(HASH_COLUMNS, ("first", "last"), strict=True):
-        batch = batch.append_column(name, pa.array(hashed[half].astype(np.uint64)))
-    return batch
-
-
 class Spill:
     """Batches in files of a folder, by shard and bucket; several threads may write them."""
 
@@ -60,7 +52,7 @@ class Spill:
 
         Args:
           place: The shard that all of them belong to.
-          batch: With the columns of `with_hashes`.
+          batch: With the columns of `keys.with_hashes`.
           buckets: int64 (num_records,).
         """
         for bucket, part in _groups(batch, buckets):
@@ -110,13 +102,6 @@ def num_buckets(num_records: int, num_shards: int, record_bytes: int) -> int:
     return max(1, -(-num_records * record_bytes // (num_shards * BUCKET_BYTES)))
 
 
-def _hashes(batch: pa.RecordBatch | pa.Table) -> np.ndarray:
-    hashed = np.empty(batch.num_rows, keys.HASH_DTYPE)
-    for name, half in zip(HASH_COLUMNS, ("first", "last"), strict=True):
-        hashed[half] = batch.column(name).to_numpy()
-    return hashed
-
-
 def hash_buckets(hashed: np.ndarray, count: int) -> np.ndarray:
     """Returns the bucket in which records of one hash meet, by bits that decide no shard."""
     low = hashed["last"].astype(np.uint64) & np.uint64(0xFFFFFFFF)
@@ -124,7 +109,7 @@ def hash_buckets(hashed: np.ndarray, count: int) -> np.ndarray:
 
 
 def ordered(spill: Spill, place: Place, count: int) -> Iterator[pa.RecordBatch]:
-    """Yields the records of a shard in order, without the columns of `with_hashes`.
+    """Yields the records of a shard in order, without the columns of `keys.with_hashes`.
 
     Args:
       spill: Holds the shard in `count` hash buckets; its files are removed on the way.
@@ -178,7 +163,7 @@ class _Seen(NamedTuple):
 def _numbered(batches: list[pa.RecordBatch], seen: _Seen) -> tuple[pa.RecordBatch, _Seen]:
     """Returns the records with their occurrence numbers, counting on from those seen before."""
     batch = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
-    hashed = np.concatenate([seen.hashed, _hashes(batch)])
+    hashed = np.concatenate([seen.hashed, keys.hashes_of(batch)])
     weights = np.concatenate([seen.counts, np.ones(batch.num_rows, np.int64)])
     # Stable, so that in a run of equal hashes the one that was seen before comes first.
     order = np.lexsort([hashed["last"], hashed["first"]])
@@ -195,7 +180,7 @@ def _numbered(batches: list[pa.RecordBatch], seen: _Seen) -> tuple[pa.RecordBatc
 
 
 def _order(batch: pa.RecordBatch | pa.Table) -> np.ndarray:
-    return keys.order_keys(_hashes(batch), batch.column(_OCCURRENCE).to_numpy())
+    return keys.order_keys(keys.hashes_of(batch), batch.column(_OCCURRENCE).to_numpy())
 
 
 def _sorted(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -203,8 +188,8 @@ def _sorted(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     if not batches:
         return
     table = pa.Table.from_batches(batches)
-    hashed, occurrences = _hashes(table), table.column(_OCCURRENCE).to_numpy()
+    hashed, occurrences = keys.hashes_of(table), table.column(_OCCURRENCE).to_numpy()
     first, last = hashed["first"].astype(np.uint64), hashed["last"].astype(np.uint64)
     order = np.lexsort([occurrences, last, first, _order(table)])
-    table = table.drop_columns([*HASH_COLUMNS, _OCCURRENCE]).combine_chunks()
+    table = table.drop_columns([*keys.HASH_COLUMNS, _OCCURRENCE]).combine_chunks()
     yield from table.take(pa.array(order)).combine_chunks().to_batches()

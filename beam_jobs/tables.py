@@ -239,7 +239,7 @@ def _transformed(
             label = pc.index_in(label, pa.array(found.classes, pa.string())).cast(pa.int64())
         stored["label"] = label
     batch = pa.record_batch(list(stored.values()), list(stored))
-    return shuffle.with_hashes(batch, records.hashed)
+    return keys.with_hashes(batch, records.hashed)
 
 
 def _spill(
