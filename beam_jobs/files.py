@@ -66,6 +66,14 @@ def names(folder: str) -> list[str]:
     return sorted({file.path[start:].split("/")[0] for file in found})
 
 
+def remove_file(path: str) -> None:
+    """Removes one file that is there."""
+    if is_local(path):  # FileSystems.delete takes a pattern: it fails in a folder `run[1]`.
+        os.remove(path)
+    else:
+        FileSystems.delete([path])
+
+
 def remove(path: str) -> None:
     """Removes a file or a whole folder, if it is there."""
     if not is_local(path):
@@ -76,4 +84,4 @@ def remove(path: str) -> None:
     elif os.path.isdir(path):
         shutil.rmtree(path)
     elif os.path.exists(path):
-        os.remove(path)
+        remove_file(path)

@@ -253,7 +253,7 @@ class ShardWriter:
         with contextlib.suppress(OSError, BeamIOError):  # What stays is in the progress folder.
             self._output.close()
         with contextlib.suppress(OSError, BeamIOError):
-            files.remove(self._temporary)
+            files.remove_file(self._temporary)
 
     def _fill_member(self, data: bytes) -> None:
         """Adds at most one member's length of data to the member that is filling up."""
