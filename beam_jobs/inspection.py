@@ -24,7 +24,7 @@ from beam_jobs.shards import ShardInfo, read_records
 
 MANIFEST = "dataset_info.json"
 FORMAT_VERSION = 1
-RUN_AGAIN = "Run `headrace run` again."
+RUN_AGAIN = "Run `headrace run` with --overwrite."
 _MAX_TEXT = 200  # Characters of one value that are shown.
 
 Count = Annotated[int, pydantic.Field(ge=0)]

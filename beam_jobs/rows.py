@@ -182,8 +182,6 @@ def read_block(
     fates = _Fates(structure.values.num_rows)
     parsed = _Parsed(structure.values, fates)
     raw = parsed.raw_columns(of.raw_columns)
-    for column in of.logarithms:
-        parsed.note(column, [(pc.less_equal(raw.column(column), -1), "non_finite")])
     label = parsed.label(of.spec)
     for_sql = parsed.sql_columns(of.sql_columns)
     parsed.reject_faults()
@@ -201,6 +199,9 @@ def read_block(
     classes = _classes(label, fates.is_alive, of.spec)
     for column in of.required:
         fates.reject(_true(pc.is_null(raw.column(column))), f"missing_{column}")
+    for column in of.logarithms:  # Last: a filter may leave such values out under its own name.
+        is_outside = pc.fill_null(pc.less_equal(raw.column(column), -1), False)
+        fates.reject(_true(is_outside), f"non_finite_{column}")
     kept = Records(raw, label, codes, hashed)
     if not fates.is_alive.all():
         kept = kept.take(fates.is_alive)
@@ -232,11 +233,11 @@ class _Parsed:
     def _column(self, column: str, dtype: str) -> pa.Array:
         if (column, dtype) not in self._parsed:
             parsed, faults = values.parse(self._text.column(column), dtype)
-            self.note(column, faults)
+            self._note(column, faults)
             self._parsed[column, dtype] = parsed
         return self._parsed[column, dtype]
 
-    def note(self, column: str, faults: Sequence[values.Fault]) -> None:
+    def _note(self, column: str, faults: Sequence[values.Fault]) -> None:
         for where, cause in faults:
             place = column, VALUE_CAUSES.index(cause)
             mask = _true(pc.fill_null(where, False))
@@ -250,7 +251,7 @@ class _Parsed:
         parsed = self._column(column, PARSED_AS[dtype])
         if dtype == "float32":
             parsed, faults = values.to_float32(parsed)
-            self.note(column, faults)
+            self._note(column, faults)
         return parsed
 
     def sql_columns(self, dtypes: Mapping[str, str]) -> pa.RecordBatch:

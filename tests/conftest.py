@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import dataclasses
+import fcntl
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,18 +68,31 @@ class Runs:
         return self.oracles[name]
 
     def _made(self, name: str) -> Run | str | None:
-        """The run, or what the command printed where it failed, or None without real data."""
+        """The run, or what the command printed where it failed, or None without real data.
+
+        The first process that asks makes it: pytest-xdist starts many.
+        """
         home = self.base / name.replace(" ", "-")
-        home.mkdir()
-        case = cases.build(name, home, self.data)
+        home.mkdir(exist_ok=True)
+        with open(home / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = home / "made.pickle"
+            if not made.exists():
+                made.write_bytes(pickle.dumps(self._make(name, home)))
+            case = pickle.loads(made.read_bytes())
+        is_case = isinstance(case, cases.Case)
+        return Run(name, case, home / "spec.toml", home / "out") if is_case else case
+
+    def _make(self, name: str, home: Path) -> cases.Case | str | None:
+        """Makes the data and runs the command."""
+        case, spec = cases.build(name, home, self.data), home / "spec.toml"
         if case is None:
             return None
-        run = Run(name, case, home / "spec.toml", home / "out")
-        run.spec.write_text(case.text)
-        done = headrace("run", run.spec, "--output", run.folder, "--quiet", *case.arguments())
+        spec.write_text(case.text)
+        done = headrace("run", spec, "--output", home / "out", "--quiet", *case.arguments())
         if done.returncode:
             return f"headrace run of {name} ended with {done.returncode}:\n{done.stdout[-3000:]}"
-        return run
+        return case
 
 
 def _needed(items: list[pytest.Item]) -> list[str]:
@@ -101,7 +116,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def runs(request, tmp_path_factory) -> Iterator[Runs]:
     """Finished runs by name, `runs["adult-made"]`; real ones skip the test without their data."""
-    base = tmp_path_factory.mktemp("runs")
+    own = tmp_path_factory.getbasetemp()
+    base = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "runs"
+    base.mkdir(exist_ok=True)
     made = Runs(base, _data_folder(), request.config.stash[NEEDED])
     yield made
     made.pool.shutdown(cancel_futures=True)

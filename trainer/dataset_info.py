@@ -146,7 +146,9 @@ def read(directory: str | os.PathLike) -> DatasetInfo:
     except ValueError as error:
         if isinstance(error, UsageError | DatasetError):
             raise
-        raise DatasetError(f"{path}: is not JSON ({error}). Run `headrace run` again.") from error
+        raise DatasetError(
+            f"{path}: is not JSON ({error}). Run `headrace run` with --overwrite."
+        ) from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
         raise DatasetError(
@@ -158,7 +160,7 @@ def read(directory: str | os.PathLike) -> DatasetInfo:
     except (AttributeError, KeyError, TypeError) as error:
         raise DatasetError(
             f"{path}: has not the form of a manifest ({type(error).__name__}: {error}). "
-            "Run `headrace run` again."
+            "Run `headrace run` with --overwrite."
         ) from error
 
 
@@ -202,7 +204,8 @@ def _split(directory: str, name: str, split: dict[str, Any]) -> Split:
     if total != split["num_examples"]:
         raise DatasetError(
             f"{directory}: the shards of split {name!r} hold {total} examples, but the split "
-            f"{split['num_examples']}; the manifest contradicts itself. Run `headrace run` again."
+            f"{split['num_examples']}; the manifest contradicts itself. "
+            "Run `headrace run` with --overwrite."
         )
     return Split(name, total, shards, split.get("class_counts", {}))
 

@@ -110,7 +110,7 @@ def _check_shards(info: DatasetInfo, shards: Sequence[Shard]) -> None:
     if faults:
         raise DatasetError(
             f"{faults[0]} ({len(faults)} of {len(shards)} shards are damaged). "
-            "Run `headrace run` again."
+            "Run `headrace run` with --overwrite."
         )
 
 

@@ -186,10 +186,11 @@ def _table_tower(
         if num_examples >= _FEW_EXAMPLES:
             parts.append(_periodic(x, len(numbers)))
     x = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
-    units = 64 if num_examples < _FEW_EXAMPLES else 256
+    is_small = num_examples < _FEW_EXAMPLES
     for _ in range(2):
-        x = keras.layers.Dense(units, activation="relu")(x)
-        x = keras.layers.Dropout(0.3)(x)
+        x = keras.layers.Dense(64 if is_small else 256, activation="relu")(x)
+        if not is_small:  # Too few steps are taken on few examples for dropout to pay.
+            x = keras.layers.Dropout(0.3)(x)
     return x
 
 

@@ -21,6 +21,8 @@ from trainer.errors import DatasetError, UsageError
 BuildModel = Callable[[DatasetInfo], keras.Model]
 
 _EVALUATION_BATCH_SIZE = 256
+_FEW_EXAMPLES = 1_000  # A table below this is learnt by heart when it is trained for long.
+_LEARNING_RATE = 0.003
 _WEIGHT_DECAY = 0.01
 _WARMUP = 0.1  # Share of the steps in which the learning rate rises.
 
@@ -203,27 +205,31 @@ def _config(
         raise UsageError(f"the learning rate must be above 0, but is {learning_rate}.")
     num_examples = info.split("train").num_examples
     has_images = any(feature.is_image for feature in info.features.values())
-    batch_size = batch_size or _default_batch_size(num_examples)
+    batch_size = batch_size or _default_batch_size(num_examples, has_images)
     return Config(
         epochs=epochs or _default_epochs(num_examples, batch_size, has_images),
         batch_size=batch_size,
-        learning_rate=learning_rate or (1e-3 if num_examples < 1_000 else 2e-3),
+        learning_rate=learning_rate or _LEARNING_RATE,
         seed=seed,
         deterministic=deterministic,
         model=model,
     )
 
 
-def _default_batch_size(num_examples: int) -> int:
-    """Returns a power of two from 32 to 512, with which an epoch has about 100 steps."""
-    return 2 ** min(9, max(5, round(math.log2(num_examples / 100))))
+def _default_batch_size(num_examples: int, has_images: bool) -> int:
+    """Returns a power of two, up to 512, with which an epoch of a large dataset has 100 steps.
+
+    Of a small one fewer, of a table as few as 4: large batches hold off learning by heart.
+    """
+    smallest = 32 if has_images else min(128, max(8, num_examples / 4))
+    return 2 ** min(9, round(math.log2(max(smallest, num_examples / 100))))
 
 
 def _default_epochs(num_examples: int, batch_size: int, has_images: bool) -> int:
     """Returns the number of epochs that make enough steps; images need more of both."""
     wanted_steps, fewest = (1_200, 10) if has_images else (1_000, 3)
-    if num_examples < 1_000:  # More would only be learnt by heart.
-        wanted_steps = 600
+    if num_examples < _FEW_EXAMPLES and not has_images:
+        wanted_steps = 300
     return min(100, max(fewest, round(wanted_steps / max(1, num_examples // batch_size))))
 
 

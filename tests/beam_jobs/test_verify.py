@@ -25,7 +25,7 @@ FEATURES = {
 LABEL = {"name": "label", "dtype": "int64", "type": "class", "classes": ["cat", "dog"]}
 TRAIN_0 = "train-00000-of-00002.tfrecord"
 TRAIN_1 = "train-00001-of-00002.tfrecord"
-AGAIN = "Run `headrace run` again."
+AGAIN = "Run `headrace run` with --overwrite."
 
 
 def floats(*values):
@@ -443,7 +443,10 @@ def test_no_dataset(tmp_path):
         ("[]", "is not readable: "),
         ("[" * 100_000, "is not readable: "),
         ('{"format_version": 2}', "format_version must be 1, but is 2. Read the dataset with"),
-        ('{"format_version": 1}', "name: must be there, but is missing. Run `headrace run` again."),
+        (
+            '{"format_version": 1}',
+            "name: must be there, but is missing. Run `headrace run` with --overwrite.",
+        ),
     ],
 )
 def test_a_manifest_that_is_not_readable(tmp_path, text, message):

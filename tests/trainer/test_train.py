@@ -45,7 +45,9 @@ def fixture_folder(tmp_path_factory, write_dataset):
 def fixture_trained(folder, tmp_path_factory):
     """A folder with a model, and what train returned."""
     output = tmp_path_factory.mktemp("model") / "made" / "by_train"
-    return output, train.train(folder, output, epochs=15, learning_rate=0.01, verbose=False)
+    return output, train.train(
+        folder, output, epochs=15, batch_size=32, learning_rate=0.01, verbose=False
+    )
 
 
 def test_learns_and_evaluates_every_example_once(folder, trained):
@@ -107,12 +109,15 @@ def _unstable(info):
 
 
 def test_defaults_follow_from_the_size():
-    sizes = [1, 455, 1_437, 26_070, 10_000_000]
-    batch_sizes = [train._default_batch_size(size) for size in sizes]
-    assert batch_sizes == [32, 32, 32, 256, 512]
-    pairs = list(zip(sizes, batch_sizes, strict=True))
-    assert [train._default_epochs(*pair, False) for pair in pairs] == [100, 43, 23, 10, 3]
-    assert [train._default_epochs(*pair, True) for pair in pairs] == [100, 43, 27, 12, 10]
+    sizes = [1, 40, 455, 1_437, 26_070, 10_000_000]
+    tables = [train._default_batch_size(size, False) for size in sizes]
+    assert tables == [8, 8, 128, 128, 256, 512]
+    images = [train._default_batch_size(size, True) for size in sizes]
+    assert images == [32, 32, 32, 32, 256, 512]
+    epochs = map(train._default_epochs, sizes, tables, [False] * 6)
+    assert list(epochs) == [100, 60, 100, 91, 10, 3]
+    epochs = map(train._default_epochs, sizes, images, [True] * 6)
+    assert list(epochs) == [100, 100, 86, 27, 12, 10]
 
 
 def test_numbers_of_any_scale_are_learned(tmp_path, write_dataset):
@@ -123,7 +128,9 @@ def test_numbers_of_any_scale_are_learned(tmp_path, write_dataset):
     label = {"name": "price", "dtype": "float32", "type": "float32"}
     splits = {"train": records[:200], "test": records[200:]}
     folder = write_dataset(tmp_path / "data", splits, {"rooms": _NUMBER}, label)
-    train.train(folder, tmp_path / "model", epochs=20, learning_rate=0.01, verbose=False)
+    train.train(
+        folder, tmp_path / "model", epochs=20, batch_size=16, learning_rate=0.01, verbose=False
+    )
     result = train.evaluate(tmp_path / "model", folder)
     assert prices.std() > 50_000
     assert result["mae"] < 15_000
