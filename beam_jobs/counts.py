@@ -80,6 +80,10 @@ def _sum_equal(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.n
     return distinct, sums
 
 
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays([pa.array([], column.type), *column.chunks])
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenCounts:
     """Counts of texts.
@@ -107,10 +111,7 @@ class TokenCounts:
             }
         )
         merged = table.group_by("token", use_threads=False).aggregate([("count", "sum")])
-        merged = merged.combine_chunks()
-        return TokenCounts(
-            pa.concat_arrays(merged["token"].chunks), pa.concat_arrays(merged["count_sum"].chunks)
-        )
+        return TokenCounts(_one_array(merged["token"]), _one_array(merged["count_sum"]))
 
     def vocabulary(
         self, name: str, top_k: int | None, frequency_threshold: int | None

@@ -198,6 +198,9 @@ def _read_header(path: str, source: Source) -> tuple[tuple[str, ...], int, int]:
                 break  # One line end more than the header's: it is whole, and so is a CRLF.
     array = np.frombuffer(read, np.uint8)
     starts, ends = quoting.record_spans(array, rules)
+    toggled = quoting.toggles(array, rules)
+    if toggled.size % 2 and int(ends[0]) > int(toggled[-1]):
+        raise _never_closed(path, 1 + quoting.num_lines(array[: toggled[-1]]))
     if not starts.size:
         return (), start, 1
     end = int(ends[0])
@@ -252,11 +255,15 @@ def _cuts(
         state = State(is_quoted, int(array[-1]))
         progress.count("scanning", len(piece))
     if state.is_quoted:
-        raise DataError(
-            f"{path}:{quote_line}: the quote that opens here is never closed, so the rest of the "
-            "file cannot be read. Close it, or set source.quote."
-        )
+        raise _never_closed(path, quote_line)
     yield offset, line
+
+
+def _never_closed(path: str, line: int) -> DataError:
+    return DataError(
+        f"{path}:{line}: the quote that opens here is never closed, so the rest of the file cannot "
+        "be read. Close it, or set source.quote."
+    )
 
 
 def texts(unit: Unit) -> Iterator[tuple[Block, bytes]]:

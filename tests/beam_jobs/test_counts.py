@@ -131,9 +131,14 @@ TEXTS = st.lists(st.none() | st.sampled_from(["", "a", "b", "B", "é", "z", "\U0
 @settings(max_examples=100, deadline=None)
 @given(TEXTS, TEXTS, st.none() | st.integers(1, 4), st.none() | st.integers(1, 3))
 def test_vocabulary_by_definition(one, other, top_k, threshold):
+    one, other = [*one, None, "a"], [*other, "z"]
     expected = by_definition(one + other, top_k, threshold or 1)
     for added in (tokens(one) + tokens(other), tokens(other) + tokens(one), tokens(one + other)):
         assert added.vocabulary("f", top_k, threshold) == expected
+
+
+def test_columns_without_any_text_add_up():
+    assert (tokens([None]) + tokens([None])).vocabulary("f", None, None) == []
 
 
 def test_ties_go_by_utf8_bytes_and_not_by_utf16():

@@ -8,7 +8,8 @@ from oracle import hashing
 
 from beam_jobs import keys, shuffle
 from beam_jobs.errors import DataError
-from beam_jobs.shuffle import Place, Spill, hash_buckets, ordered, with_hashes
+from beam_jobs.keys import with_hashes
+from beam_jobs.shuffle import Place, Spill, hash_buckets, ordered
 
 NUM_RECORDS, NUM_DISTINCT = 3000, 50
 PLACE = Place("train", 3)

@@ -1,0 +1,201 @@
+import copy
+import hashlib
+
+import pytest
+
+from beam_jobs.config import load_spec, parse_spec
+from beam_jobs.errors import SpecError
+
+BASE = {
+    "name": "people",
+    "source": {"format": "csv", "paths": ["data/*.csv"]},
+    "split": {"fractions": {"train": 0.8, "validation": 0.1, "test": 0.1}},
+    "filter": [{"name": "adult", "where": "age >= 18"}],
+    "features": {
+        "age": {"dtype": "float32", "transform": "scale_to_z_score"},
+        "job": {"dtype": "string", "transform": "compute_and_apply_vocabulary"},
+    },
+    "label": {"column": "income"},
+    "output": {"num_shards": 4},
+}
+IMAGES = {
+    "name": "photos",
+    "source": {"format": "images", "paths": ["data/*/*.png"]},
+    "split": {"fractions": {"train": 1}},
+    "features": {"image": {"size": [2, 3]}},
+    "label": {"from": "directory"},
+}
+GONE = object()
+OF_TRANSFORM = (
+    "must be 'log1p', 'center', 'scale_to_z_score', 'scale_to_0_1', 'bucketize', "
+    "'compute_and_apply_vocabulary' or 'hash_strings', but is 'zscore'."
+)
+
+
+def changed(base, changes: dict) -> dict:
+    said = copy.deepcopy(base)
+    for path, value in changes.items():
+        at, keys = said, path.split("/")
+        for key in keys[:-1]:
+            at = at[int(key) if isinstance(at, list) else key]
+        if value is GONE:
+            del at[keys[-1]]
+        else:
+            at[keys[-1]] = value
+    return said
+
+
+MISTAKES = [
+    (
+        {"features/age/transfrom": 1},
+        "features.age.transfrom: unknown key; did you mean 'transform'?",
+    ),
+    ({"outputs": {}}, "outputs: unknown key; did you mean 'output'?"),
+    ({"filter/0/wher": "x"}, "filter.0.wher: unknown key; did you mean 'where'?"),
+    ({"filter/0/zzz": 1}, "filter.0.zzz: unknown key; known are name, where."),
+    ({"name": GONE}, "name: missing; add it."),
+    ({"source/paths": GONE}, "source.paths: missing; add it."),
+    ({"features/age/transform": "zscore"}, f"features.age.transform: {OF_TRANSFORM}"),
+    (
+        {"features/age/transform": ["scale_to_z_score", "log1p"]},
+        "features.age: transform: scale_to_z_score must be the last of its chain, but is followed "
+        "by another.",
+    ),
+    (
+        {"features/age/dtype": "string"},
+        "features.age: transform: scale_to_z_score takes float32 or int64, but dtype is string.",
+    ),
+    (
+        {"features/job/dtype": "int64"},
+        "features.job: transform: compute_and_apply_vocabulary takes string, but dtype is int64.",
+    ),
+    (
+        {"features/age/num_buckets": 10},
+        "features.age: num_buckets belongs to transform = 'bucketize'.",
+    ),
+    (
+        {"features/age/transform": "bucketize"},
+        "features.age: transform = 'bucketize' needs num_buckets.",
+    ),
+    (
+        {"features/age/missing": "token"},
+        'features.age: missing must be "reject", "mean", "median" or a number for float32, but is '
+        "'token'.",
+    ),
+    (
+        {"features/job/missing": "mean"},
+        "features.job: missing = 'mean' needs numbers, but dtype is string.",
+    ),
+    (
+        {"features/age/indicator": True},
+        "features.age: indicator needs a missing policy that keeps the record.",
+    ),
+    (
+        {"features/label": {"dtype": "float32"}},
+        "a feature may not be called label: the target is stored under it.",
+    ),
+    (
+        {"features/b": {"dtype": "float33"}},
+        "features.b.dtype: must be 'float32', 'int64' or 'string', but is 'float33'.",
+    ),
+    (
+        {"features/a2": {"column": "age", "dtype": "int64"}},
+        "column 'age' is float32 for age and int64 for a2: transform_fn takes it with one dtype.",
+    ),
+    ({"source/format": "xml"}, "source.format: must be 'csv' or 'images', but is 'xml'."),
+    ({"source/header": False}, "source: header = false needs columns = [...], the names in order."),
+    (
+        {"source/header": False, "source/columns": ["a", "b", "a"]},
+        "source: columns holds a name twice: 'a'.",
+    ),
+    (
+        {"split/fractions": {"train": 0.8, "test": 0.1}},
+        "split: fractions must sum to 1, but sum to 0.9.",
+    ),
+    (
+        {"split/fractions": {"trian": 0.8, "test": 0.2}},
+        "split.fractions.trian: must be 'train', 'validation' or 'test', but is 'trian'.",
+    ),
+    (
+        {"source/columns": ["a", "b"]},
+        "source: columns names the fields of files without a header: header = false.",
+    ),
+    (
+        {"split/fractions": {"test": 1}},
+        "split: needs a train split: statistics come from it.",
+    ),
+    ({"split": {}}, "[split] takes fractions, directory = true, or column with values."),
+    ({"split/column": "fold"}, "split: column and values go together."),
+    (
+        {"split": {"directory": True}},
+        "split.directory is for images; a table takes fractions or a column.",
+    ),
+    (
+        {"filter": [{"name": "a", "where": "x"}, {"name": "a", "where": "y"}]},
+        "two filters are called 'a'.",
+    ),
+    (
+        {"label": {"column": "a", "expression": "1"}},
+        'label: takes one of column, expression, from = "directory" and pattern.',
+    ),
+    ({"label": {"from": "directory"}}, "a table takes its label from a column or an expression."),
+    ({"output/shard_mb": 4}, "output: takes num_shards or shard_mb, not both."),
+    ({"output/num_shards": "4"}, "output.num_shards: must be a valid integer, but is '4'."),
+]
+IMAGE_MISTAKES = [
+    ({"source/trim": True}, "source: trim is for CSV; images have only format and paths."),
+    (
+        {"features/other": {"size": [1, 1]}},
+        "an image dataset has one feature, but there are 2.",
+    ),
+    (
+        {"features/image/anti_alias": True},
+        "features.image.anti_alias: unknown key; did you mean 'antialias'?",
+    ),
+    ({"label": {"column": "a"}}, 'images take their label from = "directory" or by pattern.'),
+    (
+        {"label": {"pattern": "(x)"}},
+        "label: pattern needs a group named label: (?P<label>...).",
+    ),
+    ({"label/type": "int64"}, 'the label of an image is type = "class".'),
+]
+ALL = [(BASE, *m) for m in MISTAKES] + [(IMAGES, *m) for m in IMAGE_MISTAKES]
+
+
+@pytest.mark.parametrize("base, changes, message", ALL, ids=[m[2][:40] for m in ALL])
+def test_a_mistake_is_told_in_one_line(base, changes, message):
+    parse_spec(copy.deepcopy(base), "a.toml")
+    with pytest.raises(SpecError) as caught:
+        parse_spec(changed(base, changes), "a.toml")
+    assert str(caught.value) == f"a.toml: {message}"
+
+
+def test_paths_are_relative_to_the_file(tmp_path):
+    said = changed(BASE, {"source/paths": ["d/*.csv", "../e.csv", "/f.csv", "gs://b/*.csv"]})
+    spec = parse_spec(said, str(tmp_path / "a.toml"))
+    parent = tmp_path.parent
+    expected = (f"{tmp_path}/d/*.csv", f"{parent}/e.csv", "/f.csv", "gs://b/*.csv")
+    assert spec.source.paths == expected
+
+
+def test_digest_is_of_everything_but_the_paths():
+    def digest(changes):
+        return parse_spec(changed(BASE, changes), "a.toml").digest
+
+    same = digest({})
+    assert len(same) == hashlib.sha256().digest_size * 2
+    assert digest({"source/paths": ["other.csv"]}) == same
+    assert digest({"output/num_shards": 5}) != same
+    assert digest({"filter/0/where": "age >= 19"}) != same
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    path = tmp_path / "a.toml"
+    with pytest.raises(SpecError, match="a.toml: No such file or directory. Give the path"):
+        load_spec(str(path))
+    path.write_text("name = ")
+    with pytest.raises(SpecError, match="a.toml: not a TOML file: "):
+        load_spec(str(path))
+    path.write_bytes(b'name = "\xff"')
+    with pytest.raises(SpecError, match="a.toml: not a TOML file: "):
+        load_spec(str(path))

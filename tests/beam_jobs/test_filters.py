@@ -1,0 +1,81 @@
+import pyarrow as pa
+import pytest
+
+from beam_jobs import filters
+from beam_jobs.errors import DataError, SpecError
+
+COLUMNS = {"age": "DOUBLE", "name": "VARCHAR", "odd name": "BIGINT"}
+
+
+@pytest.mark.parametrize(
+    "expression, columns",
+    [
+        ("age > 3 AND name LIKE 'a%'", {"age", "name"}),
+        ("AGE BETWEEN 1 AND 2", {"age"}),
+        ("age > 3 -- name", {"age"}),
+        ('"odd name" = 1', {"odd name"}),
+        ("TRY_CAST(name AS INT) > 1 OR age IS NULL", {"age", "name"}),
+        ("'age' = name", {"name"}),
+        ("true", set()),
+    ],
+)
+def test_columns_that_an_expression_reads(expression, columns):
+    assert filters.used_columns(expression, COLUMNS, "filter 'x'") == columns
+
+
+@pytest.mark.parametrize(
+    "expression, message",
+    [
+        ("agee > 3", 'column "agee" not found'),
+        ("age >", "not SQL: syntax error"),
+        ("age = 1; SELECT 2", "not SQL: syntax error"),
+        ("1) FROM block; DROP TABLE block; SELECT (1", "not SQL: "),
+        ("1) FROM range(3) WHERE (1=1", "must be one SQL expression, but is '1\\)"),
+        ("1), (2", "must be one SQL expression"),
+        ("count(*) > 1", r"looks at many records\. A condition speaks of one"),
+        ("max(age) > 1", r"max\(\) looks at many records"),
+        ("(SELECT 1) = 1", "a subquery is not allowed"),
+        ("age > avg(age) OVER ()", "a window is not allowed"),
+        ("*", "a star is not allowed"),
+        ("? > 1", "a parameter is not allowed"),
+        ("random() > 0.5", r"random\(\) gives another answer each time"),
+        ("now() > DATE '2020-01-01'", r"now\(\) gives another answer each time"),
+    ],
+)
+def test_no_condition_on_one_record(expression, message):
+    with pytest.raises(SpecError, match=message) as caught:
+        filters.used_columns(expression, COLUMNS, "filter 'x'")
+    assert str(caught.value).startswith("filter 'x': ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("expression", ["read_text('{}') = name", "getenv('HOME') = name"])
+def test_the_outside_is_out_of_reach(tmp_path, expression):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a")
+    with pytest.raises(SpecError):
+        filters.used_columns(expression.format(secret), COLUMNS, "filter 'x'")
+
+
+def test_columns_that_differ_by_case_only():
+    with pytest.raises(SpecError, match="two columns are called 'a' but for case"):
+        filters.used_columns("a > 1", {"a": "DOUBLE", "A": "DOUBLE"}, "filter 'x'")
+
+
+def test_values_are_sqls_three():
+    block = pa.record_batch({"age": [1.0, None, 4.0], "name": ["1", "2", None]})
+    found = filters.evaluate([("age > 3", "BOOLEAN"), ("name || '!'", "VARCHAR")], block, "x")
+    assert [column.to_pylist() for column in found] == [[False, None, True], ["1!", "2!", None]]
+    assert filters.evaluate([], block, "x") == []
+
+
+def test_the_order_of_many_records_is_kept():
+    numbers = list(range(10_000))[::-1]
+    [found] = filters.evaluate([("n * 2", "BIGINT")], pa.record_batch({"n": numbers}), "x")
+    assert found.to_pylist() == [2 * number for number in numbers]
+
+
+def test_a_cast_that_fails_names_the_place():
+    block = pa.record_batch({"name": ["1", "q"]})
+    with pytest.raises(DataError, match=r"^x\.csv: .*'q'.* Use TRY_CAST, or filter it out\.$"):
+        filters.evaluate([("CAST(name AS INT)", "BIGINT")], block, "x.csv")
