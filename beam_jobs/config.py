@@ -479,6 +479,10 @@ _SECTIONS: dict[str, type[pydantic.BaseModel]] = {
 }
 
 
+# What pydantic calls by its Python name.
+_KINDS = {"tuple_type": "a list", "dict_type": "a table", "model_type": "a table"}
+
+
 def _known_keys(location: tuple[Any, ...], said: dict[str, Any]) -> list[str]:
     """Returns the keys that could stand where an unknown one was found."""
     model: type[pydantic.BaseModel] = Spec
@@ -510,7 +514,10 @@ def _line(
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{path}: {where + ': ' if where else ''}{message}."
+    if first["type"] == "too_short":
+        return f"{path}: {where}: must not be empty; name at least one."
     message = message.removeprefix("Input should be ")
+    message = _KINDS.get(first["type"], message)
     return f"{path}: {where}: must be {message}, but is {first['input']!r}."
 
 

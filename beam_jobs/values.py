@@ -81,12 +81,20 @@ def _parse_ints(text: pa.StringArray) -> tuple[pa.Array, list[Fault]]:
     try:
         return pc.cast(numeric, pa.int64()), faults
     except pa.ArrowInvalid:  # A number that is too large, which is rare: look at each.
-        parsed = [None if number is None else int(number) for number in numeric.to_pylist()]
+        parsed = [None if number is None else _int(number) for number in numeric.to_pylist()]
     in_range = [number is None or -(2**63) <= number < 2**63 for number in parsed]
     values = pa.array(
         [n if ok else None for n, ok in zip(parsed, in_range, strict=True)], pa.int64()
     )
     return values, [*faults, (pc.invert(pa.array(in_range)), "non_finite")]
+
+
+def _int(text: str) -> int:
+    """Returns a whole number, or 2**63 for too many digits: int() refuses thousands of them."""
+    digits = text.lstrip("-").lstrip("0")
+    if len(digits) > 19:
+        return 2**63
+    return -int(digits or "0") if text.startswith("-") else int(digits or "0")
 
 
 def _sort_words(text: pa.StringArray, grammar: str) -> tuple[pa.StringArray, list[Fault]]:
