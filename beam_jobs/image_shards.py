@@ -244,14 +244,12 @@ def decode_shard(
             for batch in seen():
                 np.save(file, batch.pixels, allow_pickle=False)
                 np.save(file, _indices(batch.labels, plan), allow_pickle=False)
-    columns = list(zip(*rejected, strict=True)) or [(), (), ()]
-    arrays = [pa.array(column, pa.string()) for column in columns]
-    job.write_rejected(
-        f"{place.split}-{place.shard:05d}",
-        lines(pa.table(arrays, ["source", "reason", "detail"])),
-    )
     reasons = Counter(reason for _, reason, _ in rejected)
     result = ShardResult(place, info, labels, reasons, counts)
+    columns = list(zip(*rejected, strict=True)) or [(), (), ()]
+    arrays = [pa.array(column, pa.string()) for column in columns]
+    table = pa.table(arrays, ["source", "reason", "detail"])
+    job.write_rejected(result.rejected_name, lines(table))
     if info is not None:
         job.save(result)
     yield result

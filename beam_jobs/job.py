@@ -38,6 +38,11 @@ class ShardResult:
     rejected: Mapping[str, int] = dataclasses.field(default_factory=dict)
     pixels: np.ndarray | None = None
 
+    @property
+    def rejected_name(self) -> str:
+        """The file of the records that were rejected while it was written."""
+        return f"{self.place.split}-{self.place.shard:05d}.jsonl"
+
     def to_json(self) -> dict[str, Any]:
         """Returns it for a JSON file."""
         return {
@@ -109,7 +114,7 @@ class Job:
     def write_rejected(self, name: str, lines: bytes) -> None:
         """Writes the records that a unit of work rejected; a retried one replaces its file."""
         if lines:
-            files.write(files.join(self.output, REJECTED_FOLDER, f"{name}.jsonl"), lines)
+            files.write(files.join(self.output, REJECTED_FOLDER, name), lines)
 
 
 def finished_shards(output: str) -> dict[str, ShardResult]:

@@ -21,7 +21,6 @@ from beam_jobs.sources.listing import File
 BLOCK_MB = 16.0
 _OURS = (
     PROGRESS_FOLDER,
-    REJECTED_FOLDER,
     "transform_fn",
     "transformed_metadata",
     "schema.pbtxt",
@@ -161,11 +160,13 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
         is_shard = SHARD_PATTERN.fullmatch(name) is not None
         if name in _OURS or (is_shard and name not in finished):
             files.remove(files.join(output, name))
-    for folder in (
-        output,
-        files.join(output, PROGRESS_FOLDER),
-        files.join(output, REJECTED_FOLDER),
-    ):
+    # A finished shard is not decoded again: what it rejected then stays.
+    kept = {result.rejected_name for result in finished.values()}
+    rejected = files.join(output, REJECTED_FOLDER)
+    for name in files.names(rejected):
+        if name not in kept:
+            files.remove(files.join(rejected, name))
+    for folder in (output, files.join(output, PROGRESS_FOLDER), rejected):
         files.make_folder(folder)
     files.write(state_file, json.dumps(state).encode())
     for result in finished.values():

@@ -91,7 +91,7 @@ def summarize_unit(unit: Unit, plan: Plan, job: Job) -> Iterator[Summary]:
             rejected = rows.with_source(outcome.rejected, unit.file.path)
             lines.append(rows.rejected_lines(rejected))
         yield summarize(outcome, plan.spec)
-    job.write_rejected(f"{unit.index:05d}", b"".join(lines))
+    job.write_rejected(f"{unit.index:05d}.jsonl", b"".join(lines))
 
 
 def analyze(summary: Summary, job: Job) -> Analysis:

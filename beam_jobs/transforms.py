@@ -194,7 +194,7 @@ class PlanImages(beam.PTransform):
         index, files = numbered
         outcome = image_records.plan(files, self.job.spec)
         lines = image_shards.lines(outcome.rejected)
-        self.job.write_rejected(f"{index:05d}", lines)
+        self.job.write_rejected(f"{index:05d}.jsonl", lines)
         return [outcome]
 
 

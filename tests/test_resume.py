@@ -1,0 +1,111 @@
+"""A job that failed half-way goes on where it can."""
+
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beam_jobs.config import load_spec
+from beam_jobs.run import run
+
+SPEC = """\
+name = "images"
+[source]
+format = "images"
+paths = ["images"]
+[split]
+fractions = {{ train = 0.6, test = 0.4 }}
+[features.image]
+size = [{size}, {size}]
+store = "{store}"
+featurewise_center = true
+[label]
+from = "directory"
+[output]
+num_shards = 3
+"""
+
+
+def png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def start(folder, store="uint8", size=8):
+    """Writes images, some of them cut behind their header, and the spec."""
+    for number in range(60):
+        path = folder / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = png(number)
+        path.write_bytes(data if number % 10 else data[:60])
+    (folder / "images.toml").write_text(SPEC.format(store=store, size=size))
+    return load_spec(str(folder / "images.toml"))
+
+
+def set_aside(out) -> list[str]:
+    lines = [line for file in out.glob("rejected/*") for line in file.open()]
+    return sorted(json.loads(line)["source"] for line in lines)
+
+
+@pytest.mark.parametrize("store", ["uint8", "float32"])
+def test_finished_shards_stay_and_the_rest_is_written(store, tmp_path):
+    spec = start(tmp_path, store)
+    whole = run(spec, str(tmp_path / "whole"))
+    assert whole["rejected"] == {"undecodable_image": 6}
+    out = tmp_path / "out"
+    (out / ".progress").mkdir(parents=True)
+    run_until_it_fails(spec, out)
+    assert not (out / "dataset_info.json").exists()
+    shards = sorted(out.glob("*.tfrecord"))
+    assert len(shards) == 6
+    before = {path: path.stat().st_mtime_ns for path in shards}
+    shards[0].write_bytes(shards[0].read_bytes()[:-1])  # Damaged: it is written again.
+    shards[1].unlink()
+    again = run(spec, str(out))
+    assert again["splits"] == whole["splits"] and again["features"] == whole["features"]
+    kept = [path for path in shards if path.stat().st_mtime_ns == before[path]]
+    assert kept == shards[2:]
+    assert set_aside(out) == set_aside(tmp_path / "whole")
+    assert not (out / ".progress").exists()
+
+
+def run_until_it_fails(spec, out):
+    """Runs a job whose last step meets a file that it cannot replace."""
+    stop = threading.Event()
+
+    def block():  # The job clears the folder when it starts; then this stands in its way.
+        while not stop.is_set():
+            (out / "schema.pbtxt" / "in the way").mkdir(parents=True, exist_ok=True)
+            stop.wait(0.01)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    try:
+        with pytest.raises(Exception, match="schema.pbtxt"):
+            run(spec, str(out))
+    finally:
+        stop.set()
+        thread.join()
+    (out / "schema.pbtxt" / "in the way").rmdir()
+    (out / "schema.pbtxt").rmdir()
+
+
+def test_another_spec_starts_afresh(tmp_path):
+    spec = start(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".progress").mkdir()
+    run_until_it_fails(spec, out)
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrecord")}
+    assert len(before) == 6
+    other = start(tmp_path, size=4)
+    info = run(other, str(out))
+    assert info["features"]["image"]["shape"] == [4, 4, 3]
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrecord")}
+    assert sorted(after) == sorted(before)
+    assert not set(after.values()) & set(before.values())
