@@ -18,6 +18,7 @@ def connect() -> duckdb.DuckDBPyConnection:
             "autoload_known_extensions": False,
         }
     )
+    connection.execute("SET TimeZone = 'UTC'")  # Else an answer depends on the machine.
     connection.execute("SET lock_configuration = true")
     return connection
 

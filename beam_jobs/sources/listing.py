@@ -106,7 +106,8 @@ def fingerprint(files: Sequence[File]) -> str:
     """Returns sha256 over the files' paths, sizes and times: another input has another one."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.path}\0{file.size_bytes}\0{file.modified}\0{file.split}\n".encode())
+        said = (file.path, file.relative, file.size_bytes, file.modified, file.split)
+        digest.update("\0".join(map(str, said)).encode() + b"\n")
     return digest.hexdigest()
 
 
