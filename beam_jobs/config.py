@@ -1,22 +1,27 @@
 """The spec: one TOML file, read once into frozen models."""
 
 import difflib
+import glob
 import hashlib
 import json
+import math
 import os
 import re
+import struct
 import tomllib
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
+from beam_jobs import reasons
 from beam_jobs.errors import SpecError
 
 SPLITS = ("train", "validation", "test")  # The order in which fractions are cumulated.
 SplitName = Literal["train", "validation", "test"]
-Number = StrictInt | StrictFloat
+Number = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
 FeatureName = Annotated[StrictStr, Field(pattern=r"^[^\x00-\x1f]+$")]
 NonEmpty = Annotated[StrictStr, Field(min_length=1)]
 Fractions = dict[SplitName, Annotated[Number, Field(gt=0, le=1)]]
@@ -86,7 +91,7 @@ class Source(_Section):
         if self.format == "csv" and self.header and self.columns:
             raise ValueError("columns names the fields of files without a header: header = false")
         if self.columns and len(set(self.columns)) != len(self.columns):
-            raise ValueError(f"columns holds a name twice: {_duplicate(self.columns)!r}")
+            raise ValueError(f"columns holds a name twice: {duplicate(self.columns)!r}")
         if self.format == "images":
             for key in sorted(self.model_fields_set - {"format", "paths"}):
                 raise ValueError(f"{key} is for CSV; images have only format and paths")
@@ -120,7 +125,7 @@ class Carve(_Section):
 class Split(_Section):
     """`[split]`: which records go where."""
 
-    key: StrictStr | tuple[NonEmpty, ...] = "*"
+    key: NonEmpty | Annotated[tuple[NonEmpty, ...], Field(min_length=1)] = "*"
     fractions: Annotated[Fractions, Field(min_length=1)] | None = None
     directory: StrictBool = False
     carve: Carve | None = None
@@ -153,7 +158,7 @@ class Split(_Section):
         if self.values is not None:
             listed = [value for values in self.values.values() for value in values]
             if len(set(map(repr, listed))) != len(listed):
-                raise ValueError(f"values lists {_duplicate(listed)!r} twice")
+                raise ValueError(f"values lists {duplicate(listed)!r} twice")
         return self
 
 
@@ -162,6 +167,12 @@ class Filter(_Section):
 
     name: Annotated[StrictStr, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
     where: NonEmpty
+
+    @model_validator(mode="after")
+    def _check(self) -> "Filter":
+        if reasons.is_taken(self.name):
+            raise ValueError(f"{self.name} is a reason of headrace's own; call the filter another")
+        return self
 
 
 class Column(_Section):
@@ -238,9 +249,19 @@ class Column(_Section):
                 'missing must be "reject", "mean", "median" or a number for float32, '
                 f"but is {self.missing!r}"
             )
+        if not isinstance(self.missing, str):
+            self._check_constant(self.missing)
         if self.indicator and self.missing == "reject":
             raise ValueError("indicator needs a missing policy that keeps the record")
         return self
+
+    def _check_constant(self, number: int | float) -> None:
+        stored = _float32(number) if self.dtype == "float32" else number
+        is_int64 = -(2**63) <= number < 2**63
+        if not (math.isfinite(stored) if self.dtype == "float32" else is_int64):
+            raise ValueError(f"missing must fit {self.dtype}, but is {number}")
+        if "log1p" in self.transforms and stored <= -1:
+            raise ValueError(f"missing must be above -1 for log1p, but is {number}")
 
 
 class Image(_Section):
@@ -368,7 +389,7 @@ class Spec(_Section):
                     raise ValueError(f"{name}_missing is the indicator of {name}, and a feature")
         names = [rule.name for rule in self.filter]
         if len(set(names)) != len(names):
-            raise ValueError(f"two filters are called {_duplicate(names)!r}")
+            raise ValueError(f"two filters are called {duplicate(names)!r}")
         if self.source.format == "images":
             self._check_images()
         else:
@@ -418,13 +439,21 @@ class _FeatureError(Exception):
         self.name, self.error, self.model = name, error, model
 
 
+def _float32(number: int | float) -> float:
+    """Returns the nearest float32, infinity beyond its range."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", number))[0])
+    except OverflowError:
+        return math.inf
+
+
 def decimal(number: int | float) -> Fraction:
     """Returns the number as it was written, 0.1 as one tenth, so that fractions sum exactly."""
     return Fraction(repr(number))
 
 
-def _duplicate(values: Any) -> Any:
-    values = list(values)
+def duplicate(values: Sequence[Any]) -> Any:
+    """Returns the first value that stands in a sequence twice."""
     return next(value for i, value in enumerate(values) if value in values[:i])
 
 
@@ -456,7 +485,7 @@ def parse_spec(said: dict[str, Any], path: str) -> Spec:
         raise SpecError(_line(path, error.error, ("features", error.name), said)) from error
     except pydantic.ValidationError as error:
         raise SpecError(_line(path, error, (), said)) from error
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = glob.escape(os.path.dirname(os.path.abspath(path)))  # Only what is said is a pattern.
 
     def absolute(paths: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(p if "://" in p else os.path.normpath(os.path.join(folder, p)) for p in paths)
@@ -480,7 +509,15 @@ _SECTIONS: dict[str, type[pydantic.BaseModel]] = {
 
 
 # What pydantic calls by its Python name.
-_KINDS = {"tuple_type": "a list", "dict_type": "a table", "model_type": "a table"}
+_KINDS = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+}
 
 
 def _known_keys(location: tuple[Any, ...], said: dict[str, Any]) -> list[str]:
@@ -501,7 +538,7 @@ def _line(
     path: str, error: pydantic.ValidationError, prefix: tuple[Any, ...], said: dict[str, Any]
 ) -> str:
     """Returns one line: file, key, the rule, what came, what to do."""
-    first = error.errors()[0]
+    first, others = _most_telling(error)
     location = prefix + tuple(part for part in first["loc"] if not _is_type_tag(part))
     where = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
@@ -517,10 +554,35 @@ def _line(
     if first["type"] == "too_short":
         return f"{path}: {where}: must not be empty; name at least one."
     message = message.removeprefix("Input should be ")
-    message = _KINDS.get(first["type"], message)
+    if first["type"] in _KINDS:
+        kinds = {
+            other["type"]: _KINDS[other["type"]] for other in others if other["type"] in _KINDS
+        }
+        if "float_type" in kinds:
+            kinds.pop("int_type", None)
+        message = " or ".join(kinds.values())
     return f"{path}: {where}: must be {message}, but is {first['input']!r}."
+
+
+def _most_telling(error: pydantic.ValidationError) -> tuple[Any, list[Any]]:
+    """Returns one error and those beside it; a value that may be of several types has one each.
+
+    It is the one that went deepest into the value, and rather about the value than its type.
+    """
+    found = error.errors()
+    loc = found[0]["loc"]
+    tags = [i for i, part in enumerate(loc) if _is_type_tag(part)]
+    if not tags:
+        return found[0], found[:1]
+    of_value = [e for e in found if e["loc"][: tags[0]] == loc[: tags[0]]]
+    depth = max(len(e["loc"]) for e in of_value)
+    deepest = [e for e in of_value if len(e["loc"]) == depth]
+    about_values = [e for e in deepest if not e["type"].endswith("_type")]
+    return (about_values or deepest)[0], deepest
 
 
 def _is_type_tag(part: Any) -> bool:
     """Whether pydantic put this part into a location to name a member of a union."""
-    return isinstance(part, str) and bool(re.search(r"[\[(]|^(str|int|float|bool)$", part))
+    return isinstance(part, str) and bool(
+        re.search(r"[\[(]|^(constrained-)?(str|int|float|bool)$", part)
+    )

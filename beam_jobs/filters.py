@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from beam_jobs import sql
@@ -34,20 +35,46 @@ def used_columns(expression: str, columns: Mapping[str, str], where: str) -> set
     """
     with sql.connect() as connection:
         tree = _parse(expression, connection, where)
-        functions: set[str] = set()
-        names: set[str] = set()
         for node in _nodes(tree):
             kind = node.get("class")
-            if kind in ("SUBQUERY", "WINDOW", "STAR", "PARAMETER"):
+            if kind in ("SUBQUERY", "WINDOW", "STAR", "PARAMETER", "POSITIONAL_REFERENCE"):
                 what = f"a {str(kind).lower()} is not allowed"
                 raise SpecError(f"{where}: {what}: a condition speaks of one record. Remove it.")
-            if kind == "FUNCTION":
-                functions.add(node["function_name"].lower())
-            if kind == "COLUMN_REF":
-                names.update(name.casefold() for name in node["column_names"])
-        _check_functions(functions, connection, where)
-        _bind(expression, columns, connection, where)
-    return {column for column in columns if column.casefold() in names}
+        _check_functions(tree, connection, where)
+        used = _columns(tree, columns, where)
+        _bind(expression, {column: columns[column] for column in used}, connection, where)
+    return used
+
+
+def _columns(tree: Any, columns: Mapping[str, str], where: str) -> set[str]:
+    """Returns the columns that an expression names; what else looks like one is refused."""
+    local, named = set(), set()
+    for node in _nodes(tree):
+        if node.get("class") == "LAMBDA":
+            local |= {
+                _folded(".".join(name["column_names"]))
+                for name in _nodes(node["lhs"])
+                if name.get("class") == "COLUMN_REF"
+            }
+        if node.get("class") == "COLUMN_REF":
+            named.add(".".join(node["column_names"]))
+        if node.get("class") == "FUNCTION" and node["schema"]:  # name.upper()
+            named.add(node["schema"])
+    known: dict[str, str] = {}
+    for column in columns:
+        other = known.setdefault(_folded(column), column)
+        if other != column and _folded(column) in map(_folded, named):
+            raise SpecError(f"{where}: two columns are called {other!r} but for case. Rename one.")
+    for name in sorted(named):
+        if _folded(name) not in known and _folded(name) not in local:
+            listed = ", ".join(filter(None, columns))
+            raise SpecError(f"{where}: there is no column {name!r}. The columns are {listed}.")
+    return {known[_folded(name)] for name in named if _folded(name) in known}
+
+
+def _folded(name: str) -> str:
+    """Returns a name as DuckDB compares it: the case of ASCII letters does not count."""
+    return name.encode().lower().decode()
 
 
 def _parse(expression: str, connection: duckdb.DuckDBPyConnection, where: str) -> Any:
@@ -79,9 +106,18 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             yield from _nodes(value)
 
 
-def _check_functions(
-    functions: set[str], connection: duckdb.DuckDBPyConnection, where: str
-) -> None:
+def _check_functions(tree: Any, connection: duckdb.DuckDBPyConnection, where: str) -> None:
+    functions: set[str] = set()
+    for node in _nodes(tree):
+        if node.get("class") != "FUNCTION":
+            continue
+        name = node["function_name"].lower()
+        functions.add(name)
+        if name == "age" and len(node["arguments"]) == 1:
+            message = "age() of one argument gives another answer each day. Give both dates."
+            raise SpecError(f"{where}: {message}")
+        if name == "ago" or name.startswith("current_"):  # Not what DuckDB's table says of them.
+            raise SpecError(f"{where}: {name}() gives another answer each time. Remove it.")
     rows = connection.execute(
         "SELECT function_name, function_type, stability FROM duckdb_functions()"
     ).fetchall()
@@ -100,11 +136,8 @@ def _bind(
     connection: duckdb.DuckDBPyConnection,
     where: str,
 ) -> None:
-    folded = [column.casefold() for column in columns]
-    for column in columns:
-        if folded.count(column.casefold()) > 1:
-            raise SpecError(f"{where}: two columns are called {column!r} but for case. Rename one.")
     listed = ", ".join(f"{_quoted(column)} {sql_type}" for column, sql_type in columns.items())
+    listed = listed or "_ BOOLEAN"  # DuckDB wants a column.
     connection.execute(f"CREATE TABLE block ({listed})")
     try:
         connection.execute(f"SELECT (\n{expression}\n) FROM block")
@@ -117,29 +150,45 @@ def _quoted(name: str) -> str:
 
 
 def evaluate(
-    expressions: Sequence[tuple[str, str]], block: pa.RecordBatch, where: str
-) -> list[pa.Array]:
-    """Evaluates expressions on a block.
+    expressions: Sequence[tuple[str, str]], block: pa.RecordBatch, is_alive: np.ndarray, where: str
+) -> Iterator[pa.Array]:
+    """Evaluates expressions on a block, each on the records that the ones before it left.
+
+    All of them at once, on all records, is fast. Where that fails it may be for a record that is
+    left out: then one by one, each on the records that are alive by then.
 
     Args:
       expressions: SQL over the columns, each with the SQL type to cast it to.
       block: The columns that the expressions read.
+      is_alive: bool (num_records,); whoever takes a value marks here whom it leaves out.
       where: The place in the input, for messages.
 
-    Returns:
-      The value of each expression for each record, null where SQL says NULL.
+    Yields:
+      The value of each expression for each record that is alive, null where SQL says NULL.
 
     Raises:
       DataError: A value makes an expression fail, such as a CAST of a text that is no number.
     """
     if not expressions:
-        return []
+        return
+    try:
+        yield from _evaluate(expressions, block)
+        return
+    except duckdb.Error:
+        pass
+    for expression in expressions:
+        was_alive = is_alive.copy()
+        try:
+            [found] = _evaluate([expression], block.filter(pa.array(was_alive)))
+        except duckdb.Error as error:
+            message = sql.one_line(str(error))
+            raise DataError(f"{where}: {message}. Use TRY_CAST, or filter it out.") from error
+        yield found.take(pa.array(np.cumsum(was_alive) - 1, mask=~was_alive))
+
+
+def _evaluate(expressions: Sequence[tuple[str, str]], block: pa.RecordBatch) -> list[pa.Array]:
     selected = (
         f"CAST((\n{text}\n) AS {kind}) AS c{i}" for i, (text, kind) in enumerate(expressions)
     )
-    try:
-        result = sql.query(f"SELECT {', '.join(selected)} FROM block", block)
-    except duckdb.Error as error:
-        message = sql.one_line(str(error))
-        raise DataError(f"{where}: {message}. Use TRY_CAST, or filter it out.") from error
+    result = sql.query(f"SELECT {', '.join(selected)} FROM block", block)
     return [column.combine_chunks() for column in result.columns]

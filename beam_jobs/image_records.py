@@ -113,7 +113,7 @@ def plan(files: Sequence[File], spec: Spec) -> Outcome:
         is_alive[where] = False
 
     expressions = [(rule.where, "BOOLEAN") for rule in spec.filter]
-    results = filters.evaluate(expressions, table, "images")
+    results = filters.evaluate(expressions, table, is_alive, "images")
     for rule, result in zip(spec.filter, results, strict=True):
         reject(_true(pc.is_null(result)), f"null_in_{rule.name}")
         reject(~_true(pc.fill_null(result, True)), rule.name)

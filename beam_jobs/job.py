@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs import files
+from beam_jobs import files, reasons
 from beam_jobs.config import Spec
 from beam_jobs.errors import DataError
 from beam_jobs.shards import PROGRESS_FOLDER, ShardInfo, is_intact, shard_name
 from beam_jobs.shuffle import Place
 
 REJECTED_FOLDER = "rejected"
-UNREADABLE = ("ragged_row", "bad_encoding", "nul_byte", "undecodable_image", "too_large_image")
-UNREADABLE_PREFIXES = ("unparsable_", "non_finite_")
 _MIN_UNREADABLE = 10  # So many are borne in any input.
 
 
@@ -132,15 +130,8 @@ def finished_shards(output: str) -> dict[str, ShardResult]:
 def check_readable(read: int, rejected: Mapping[str, int], spec: Spec, output: str) -> None:
     """Raises a DataError if more records than `max_rejected` allows could not be read."""
     unreadable = Counter(
-        {
-            reason: count
-            for reason, count in rejected.items()
-            if reason in UNREADABLE or reason.startswith(UNREADABLE_PREFIXES)
-        }
+        {reason: count for reason, count in rejected.items() if reasons.is_unreadable(reason)}
     )
-    names = {rule.name for rule in spec.filter}
-    for name in names & set(unreadable):  # A filter may be called like a cause.
-        del unreadable[name]
     count, allowed = unreadable.total(), spec.output.max_rejected
     if count > _MIN_UNREADABLE and count > allowed * read:
         width = max(map(len, unreadable))

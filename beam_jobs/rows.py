@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs import filters, keys, splits, sql, values
-from beam_jobs.config import SPLITS, Spec
+from beam_jobs import filters, keys, reasons, splits, sql, values
+from beam_jobs.config import SPLITS, Spec, duplicate
 from beam_jobs.errors import SpecError
 from beam_jobs.sources import csv_files
 from beam_jobs.sources.csv_files import Structure
@@ -16,8 +16,6 @@ from beam_jobs.sources.csv_files import Structure
 RAW_RECORD_LIMIT = 4096  # Characters of a raw record that are set aside with its reason.
 PARSED_AS = {"float32": "float64", "int64": "int64", "string": "string", "class": "string"}
 LABEL_SQL_TYPES = {"class": "VARCHAR", "int64": "BIGINT", "float32": "DOUBLE"}
-STRUCTURE_REASONS = ("ragged_row", "bad_encoding", "nul_byte")
-VALUE_CAUSES = ("unparsable", "non_finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +132,17 @@ def _sql_type(column: str, spec: Spec, raw: Mapping[str, str]) -> str:
 
 
 def _check_split_values(spec: Spec, dtype: str) -> None:
+    found: list[object] = []
     for split, listed in (spec.split.values or {}).items():
         try:
-            pa.array(list(listed)).cast(values.ARROW_TYPES[dtype])
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            found += pa.array(list(listed)).cast(values.ARROW_TYPES[dtype]).to_pylist()
+        except (pa.ArrowException, OverflowError) as error:
             raise SpecError(
                 f"split.values.{split}: must be {dtype} like the column {spec.split.column!r}, but "
                 f"is {list(listed)}. Set source.types.{spec.split.column}."
             ) from error
+    if len(set(found)) < len(found):
+        raise SpecError(f"split.values lists {duplicate(found)!r} twice. Name it once.")
 
 
 class _Fates:
@@ -185,12 +186,12 @@ def read_block(
     label = parsed.label(of.spec)
     for_sql = parsed.sql_columns(of.sql_columns)
     parsed.reject_faults()
-    results = filters.evaluate(of.expressions, for_sql, where)
+    results = filters.evaluate(of.expressions, for_sql, fates.is_alive, where)
     for rule, result in zip(of.spec.filter, results, strict=False):
         fates.reject(_true(pc.is_null(result)), f"null_in_{rule.name}")
         fates.reject(~_true(pc.fill_null(result, True)), rule.name)
-    if len(results) > len(of.spec.filter):
-        label = _float32_label(results[-1]) if label_is_float(of.spec) else results[-1]
+    for result in results:  # The label's, if it is an expression.
+        label = _float32_label(result) if label_is_float(of.spec) else result
     if label is not None:
         fates.reject(_true(pc.is_null(label)), "no_label")
     hashed = keys.hashes(keys.row_keys(structure.values))
@@ -239,7 +240,7 @@ class _Parsed:
 
     def _note(self, column: str, faults: Sequence[values.Fault]) -> None:
         for where, cause in faults:
-            place = column, VALUE_CAUSES.index(cause)
+            place = column, reasons.VALUE_CAUSES.index(cause)
             mask = _true(pc.fill_null(where, False))
             self._faults[place] = self._faults.get(place, False) | mask
 
@@ -268,7 +269,7 @@ class _Parsed:
     def reject_faults(self) -> None:
         for column, cause in sorted(self._faults, key=lambda place: (place[0].encode(), place[1])):
             mask = self._faults[column, cause]
-            self._fates.reject(mask, f"{VALUE_CAUSES[cause]}_{column}")
+            self._fates.reject(mask, f"{reasons.VALUE_CAUSES[cause]}_{column}")
 
 
 def _splits(

@@ -65,6 +65,8 @@ def run(
       DataError: The data or the job failed.
     """
     beam_options = engines.options(runner)
+    for option, folder in (("--output", output), ("--temp-dir", temp_dir or "")):
+        _check_folder(option, folder)
     listed = listing.list_files(spec.source)
     fingerprint = listing.fingerprint(listed)
     done = _finished_dataset(spec, fingerprint, output, overwrite)
@@ -95,6 +97,15 @@ def run(
                         pipeline.build_table(graph, listed, plan, job)
     files.remove(files.join(output, PROGRESS_FOLDER))
     return read_info(output) or {}
+
+
+def _check_folder(option: str, folder: str) -> None:
+    """Raises a SpecError for a name that TensorFlow, which writes there too, cannot take."""
+    if found := set("*?[") & set(folder):
+        raise SpecError(
+            f"{option}: {folder!r} holds {min(found)!r}, which TensorFlow takes for a pattern. "
+            "Give another folder."
+        )
 
 
 def read_info(output: str) -> dict[str, Any] | None:

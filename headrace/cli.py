@@ -1,6 +1,7 @@
 """The command line. What is heavy is imported by the command that needs it."""
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -154,8 +155,8 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.workers is not None and args.workers < 1:
         raise SpecError(f"--workers must be at least 1, but is {args.workers}.")
-    if not args.block_mb > 0:
-        raise SpecError(f"--block-mb must be more than 0, but is {args.block_mb}.")
+    if not 0 < args.block_mb < math.inf:
+        raise SpecError(f"--block-mb must be finite and above 0, but is {args.block_mb}.")
     spec = load_spec(args.spec)  # Before anything heavy: mistakes are answered at once.
     info = console.run(
         spec,

@@ -98,7 +98,18 @@ def test_inspect_shows_records(finished):
             "/nowhere: No such file or directory. Give another --temp-dir.",
         ),
         (["--workers", "0"], "--workers must be at least 1, but is 0."),
-        (["--block-mb", "0"], "--block-mb must be more than 0, but is 0.0."),
+        (["--block-mb", "0"], "--block-mb must be finite and above 0, but is 0.0."),
+        (["--block-mb", "inf"], "--block-mb must be finite and above 0, but is inf."),
+        (
+            ["--temp-dir", "a[1]"],
+            "--temp-dir: 'a[1]' holds '[', which TensorFlow takes for a pattern. "
+            "Give another folder.",
+        ),
+        (
+            ["--output", "out*"],
+            "--output: 'out*' holds '*', which TensorFlow takes for a pattern. "
+            "Give another folder.",
+        ),
         (["--runner", "flink"], "--runner must be local, but is 'flink'."),
     ],
 )

@@ -1,10 +1,12 @@
 """The files that a source names, on any file system that Beam knows."""
 
 import dataclasses
+import glob
 import hashlib
 import os
 import posixpath
 import re
+import warnings
 from collections.abc import Sequence
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
@@ -13,7 +15,8 @@ from apache_beam.io.filesystems import FileSystems
 from beam_jobs.config import Source
 from beam_jobs.errors import DataError, SpecError
 
-_WILDCARD = re.compile(r"[*?\[{]")
+_PATTERN = re.compile(r"\[!?\]?[^\]]*\]|[*?]")
+_QUOTED = re.compile(r"\[([*?[])\]")  # What glob.escape writes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,8 @@ def list_files(source: Source) -> list[File]:
         for path in paths:
             files = [file for file in _match(path, split) if not _is_hidden(file.relative)]
             if not files:
-                raise SpecError(f"source.paths: {path!r} matches no file. Correct the path.")
+                said = _unquoted(path)
+                raise SpecError(f"source.paths: {said!r} matches no file. Correct the path.")
             for file in files:
                 if file.path in listed:
                     raise SpecError(f"source.paths: {file.path!r} is matched twice. Name it once.")
@@ -61,24 +65,40 @@ def _is_hidden(relative: str) -> bool:
     return any(part.startswith(".") for part in relative.split("/"))
 
 
+def _unquoted(pattern: str) -> str:
+    return _QUOTED.sub(r"\1", pattern)
+
+
+def _wildcard(pattern: str) -> int | None:
+    """Returns where the first wildcard stands that is not quoted."""
+    found = (match for match in _PATTERN.finditer(pattern) if not _QUOTED.fullmatch(match[0]))
+    return next((match.start() for match in found), None)
+
+
 def _match(path: str, split: str | None) -> list[File]:
-    wildcard = _WILDCARD.search(path)
-    root = path
-    if wildcard:
-        root = path[: path.rfind("/", 0, wildcard.start()) + 1]
-    pattern = path if wildcard else posixpath.join(path, "**")
+    literal = _unquoted(path)
     try:
-        found = FileSystems.match([path])[0].metadata_list
-        if not wildcard:
-            found = [file for file in found if not _is_folder(file)]
-            if found:
-                root = posixpath.dirname(path)
-            else:
-                found = FileSystems.match([pattern])[0].metadata_list
+        if FileSystems.exists(literal):  # A file may be called `part[1].csv`.
+            path = glob.escape(literal)
+        wildcard = _wildcard(path)
+        found = _files(path)
+        root = literal
+        if wildcard is not None:
+            root = _unquoted(path[: path.rfind("/", 0, wildcard) + 1])
+        elif found:
+            root = posixpath.dirname(literal)
+        else:
+            found = _files(posixpath.join(path, "**"))
     except (BeamIOError, ValueError) as error:
-        raise SpecError(f"source.paths: {path!r} cannot be listed: {error}.") from error
-    found = [file for file in found if not _is_folder(file)]
+        raise SpecError(f"source.paths: {literal!r} cannot be listed: {error}.") from error
     return [_file(metadata, root, split) for metadata in found]
+
+
+def _files(pattern: str) -> list[FileMetadata]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # Beam's regular expression for "[[]".
+        found = FileSystems.match([pattern])[0].metadata_list
+    return [file for file in found if not _is_folder(file)]
 
 
 def _is_folder(file: FileMetadata) -> bool:
@@ -86,9 +106,20 @@ def _is_folder(file: FileMetadata) -> bool:
 
 
 def _file(metadata: FileMetadata, root: str, split: str | None) -> File:
+    if not _is_text(metadata.path):
+        raise SpecError(
+            f"source.paths: the file name {os.fsencode(metadata.path)!r} is not UTF-8. Rename it."
+        )
     relative = metadata.path[len(root) :].lstrip("/") if root else metadata.path
     modified = metadata.last_updated_in_seconds or 0.0
     return File(metadata.path, relative, metadata.size_in_bytes, modified, split)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_relative_paths(files: Sequence[File]) -> None:

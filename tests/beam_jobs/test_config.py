@@ -1,5 +1,6 @@
 import copy
 import hashlib
+import math
 
 import pytest
 
@@ -139,8 +140,62 @@ MISTAKES = [
         'label: takes one of column, expression, from = "directory" and pattern.',
     ),
     ({"label": {"from": "directory"}}, "a table takes its label from a column or an expression."),
+    *[
+        (
+            {"filter/0/name": name},
+            f"filter.0: {name} is a reason of headrace's own; call the filter another.",
+        )
+        for name in [
+            *["ragged_row", "bad_encoding", "nul_byte", "undecodable_image", "too_large_image"],
+            *["unparsable_age", "non_finite_age", "no_label", "no_split", "missing_age"],
+            "null_in_adult",
+        ]
+    ],
+    *[
+        (
+            {"features/age/missing": value},
+            f"features.age.missing: must be a finite number, but is {value}.",
+        )
+        for value in (math.inf, math.nan)
+    ],
+    (
+        {"features/age/missing": 1e300},
+        "features.age: missing must fit float32, but is 1e+300.",
+    ),
+    (
+        {"features/age": {"dtype": "int64", "missing": 2**63}},
+        "features.age: missing must fit int64, but is 9223372036854775808.",
+    ),
+    (
+        {"features/age": {"dtype": "int64", "missing": -1, "transform": "log1p"}},
+        "features.age: missing must be above -1 for log1p, but is -1.",
+    ),
+    (
+        {"features/age/missing": -1.5, "features/age/transform": ["log1p", "center"]},
+        "features.age: missing must be above -1 for log1p, but is -1.5.",
+    ),
+    (
+        {"features/age/missing": -0.99999999, "features/age/transform": "log1p"},
+        "features.age: missing must be above -1 for log1p, but is -0.99999999.",
+    ),
+    ({"split/key": []}, "split.key: must not be empty; name at least one."),
+    ({"output/shard_mb": math.inf}, "output.shard_mb: must be a finite number, but is inf."),
+    ({"output/shard_mb": "4"}, "output.shard_mb: must be a number, but is '4'."),
+    (
+        {"features/age/missing": [1]},
+        "features.age.missing: must be a text or a number, but is [1].",
+    ),
+    ({"source/paths": "a.csv"}, "source.paths: must be a list or a table, but is 'a.csv'."),
+    ({"source/paths": ["a.csv", 1]}, "source.paths.1: must be a text, but is 1."),
+    ({"source/paths": {"train": "a"}}, "source.paths.train: must be a list, but is 'a'."),
+    ({"source/paths": []}, "source.paths: must not be empty; name at least one."),
+    (
+        {"features/age/transform": ["zscore"]},
+        OF_TRANSFORM.replace("must", "features.age.transform.0: must"),
+    ),
+    ({"features/age/indicator": 1}, "features.age.indicator: must be true or false, but is 1."),
     ({"output/shard_mb": 4}, "output: takes num_shards or shard_mb, not both."),
-    ({"output/num_shards": "4"}, "output.num_shards: must be a valid integer, but is '4'."),
+    ({"output/num_shards": "4"}, "output.num_shards: must be a whole number, but is '4'."),
 ]
 IMAGE_MISTAKES = [
     ({"source/trim": True}, "source: trim is for CSV; images have only format and paths."),
@@ -156,6 +211,10 @@ IMAGE_MISTAKES = [
     (
         {"label": {"pattern": "(x)"}},
         "label: pattern needs a group named label: (?P<label>...).",
+    ),
+    (
+        {"features/image/rescale": math.inf},
+        "features.image.rescale: must be a finite number, but is inf.",
     ),
     ({"label/type": "int64"}, 'the label of an image is type = "class".'),
 ]

@@ -1,3 +1,4 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -5,6 +6,11 @@ from beam_jobs import filters
 from beam_jobs.errors import DataError, SpecError
 
 COLUMNS = {"age": "DOUBLE", "name": "VARCHAR", "odd name": "BIGINT"}
+
+
+def evaluated(expressions, block, where="x") -> list[pa.Array]:
+    is_alive = np.ones(block.num_rows, bool)
+    return list(filters.evaluate(expressions, block, is_alive, where))
 
 
 @pytest.mark.parametrize(
@@ -16,6 +22,9 @@ COLUMNS = {"age": "DOUBLE", "name": "VARCHAR", "odd name": "BIGINT"}
         ('"odd name" = 1', {"odd name"}),
         ("TRY_CAST(name AS INT) > 1 OR age IS NULL", {"age", "name"}),
         ("'age' = name", {"name"}),
+        ("name.upper() = 'A'", {"name"}),
+        ("len(list_filter([1, 2], lambda n: n > age)) = 1", {"age"}),
+        ("age(DATE '2000-01-01', DATE '1999-01-01') > INTERVAL 1 DAY", set()),
         ("true", set()),
     ],
 )
@@ -26,7 +35,7 @@ def test_columns_that_an_expression_reads(expression, columns):
 @pytest.mark.parametrize(
     "expression, message",
     [
-        ("agee > 3", 'column "agee" not found'),
+        ("agee > 3", "there is no column 'agee'\\. The columns are age, name, odd name\\.$"),
         ("age >", "not SQL: syntax error"),
         ("age = 1; SELECT 2", "not SQL: syntax error"),
         ("1) FROM block; DROP TABLE block; SELECT (1", "not SQL: "),
@@ -40,6 +49,17 @@ def test_columns_that_an_expression_reads(expression, columns):
         ("? > 1", "a parameter is not allowed"),
         ("random() > 0.5", r"random\(\) gives another answer each time"),
         ("now() > DATE '2020-01-01'", r"now\(\) gives another answer each time"),
+        ("current_date > DATE '2020-01-01'", "there is no column 'current_date'"),
+        ("Current_Timestamp IS NULL", "there is no column 'Current_Timestamp'"),
+        ("localtimestamp IS NULL", "there is no column 'localtimestamp'"),
+        ("current_localtimestamp() IS NULL", r"current_localtimestamp\(\) gives another answer"),
+        ("ago(INTERVAL 1 DAY) IS NULL", r"ago\(\) gives another answer each time"),
+        ("age(TIMESTAMP '2020-01-01') IS NULL", r"age\(\) of one argument gives another answer"),
+        ("user = name", "there is no column 'user'"),
+        ("#1 > 3", r"a positional_reference is not allowed"),
+        ("block IS NULL", "there is no column 'block'"),
+        ("block.age > 3", "there is no column 'block.age'"),
+        ("rowid > 3", "there is no column 'rowid'"),
     ],
 )
 def test_no_condition_on_one_record(expression, message):
@@ -60,22 +80,35 @@ def test_the_outside_is_out_of_reach(tmp_path, expression):
 def test_columns_that_differ_by_case_only():
     with pytest.raises(SpecError, match="two columns are called 'a' but for case"):
         filters.used_columns("a > 1", {"a": "DOUBLE", "A": "DOUBLE"}, "filter 'x'")
+    others = {"a": "DOUBLE", "A": "DOUBLE", "b": "DOUBLE"}
+    assert filters.used_columns("b > 1", others, "filter 'x'") == {"b"}
+
+
+def test_sql_folds_the_case_of_ascii_alone():
+    columns = {"stra\xdfe": "DOUBLE", "STRASSE": "VARCHAR", "\xe9t\xe9": "DOUBLE", "": "VARCHAR"}
+    used = filters.used_columns("strasse > 'a' AND stra\xdfe > 1", columns, "filter 'x'")
+    assert used == {"stra\xdfe", "STRASSE"}
+    block = pa.record_batch({"stra\xdfe": [1.0, 2.0], "STRASSE": ["a", "b"]})
+    [found] = evaluated([("stra\xdfe > 1 AND strasse = 'b'", "BOOLEAN")], block)
+    assert found.to_pylist() == [False, True]
+    with pytest.raises(SpecError, match="there is no column '\xc9T\xc9'"):
+        filters.used_columns("\xc9T\xc9 > 1", columns, "filter 'x'")
 
 
 def test_values_are_sqls_three():
     block = pa.record_batch({"age": [1.0, None, 4.0], "name": ["1", "2", None]})
-    found = filters.evaluate([("age > 3", "BOOLEAN"), ("name || '!'", "VARCHAR")], block, "x")
+    found = evaluated([("age > 3", "BOOLEAN"), ("name || '!'", "VARCHAR")], block)
     assert [column.to_pylist() for column in found] == [[False, None, True], ["1!", "2!", None]]
-    assert filters.evaluate([], block, "x") == []
+    assert evaluated([], block) == []
 
 
 def test_the_order_of_many_records_is_kept():
     numbers = list(range(10_000))[::-1]
-    [found] = filters.evaluate([("n * 2", "BIGINT")], pa.record_batch({"n": numbers}), "x")
+    [found] = evaluated([("n * 2", "BIGINT")], pa.record_batch({"n": numbers}))
     assert found.to_pylist() == [2 * number for number in numbers]
 
 
 def test_a_cast_that_fails_names_the_place():
     block = pa.record_batch({"name": ["1", "q"]})
     with pytest.raises(DataError, match=r"^x\.csv: .*'q'.* Use TRY_CAST, or filter it out\.$"):
-        filters.evaluate([("CAST(name AS INT)", "BIGINT")], block, "x.csv")
+        evaluated([("CAST(name AS INT)", "BIGINT")], block, "x.csv")
