@@ -136,8 +136,8 @@ def read(directory: str | os.PathLike) -> DatasetInfo:
       directory: The dataset folder: a path, or a URL that TensorFlow can read.
 
     Raises:
-      UsageError: There is no such folder.
-      DatasetError: The folder holds no finished dataset, or one that this version cannot read.
+      UsageError: There is no such folder, or it holds no finished dataset.
+      DatasetError: The dataset is damaged, or one that this version cannot read.
     """
     directory = os.fspath(directory)
     path = os.path.join(directory, FILE_NAME)
@@ -174,7 +174,7 @@ def _text(directory: str, path: str) -> str:
             raise UsageError(f"{directory}: there is no such folder.") from error
         if not tf.io.gfile.isdir(directory):
             raise UsageError(f"{directory}: must be a dataset folder, but is a file.") from error
-        raise DatasetError(
+        raise UsageError(
             f"{directory}: is not a finished dataset: {FILE_NAME} is written last; "
             "run `headrace run` again."
         ) from error

@@ -51,11 +51,10 @@ def load(
       tf.string); label is int64 or float32 (batch,).
 
     Raises:
-      UsageError: No such folder, split or feature, or a batch size under 1.
-      DatasetError: The folder holds no finished dataset, or a shard is missing or has another
-        size than the manifest says. Reading raises tf.errors.FailedPreconditionError where the
-        shards do not hold as many examples as the manifest says, and tf.errors.DataLossError
-        where a checksum fails.
+      UsageError: No such folder, dataset, split or feature, or a batch size under 1.
+      DatasetError: A shard is missing or has another size than the manifest says. Reading raises
+        tf.errors.FailedPreconditionError where the shards do not hold as many examples as the
+        manifest says, and tf.errors.DataLossError where a checksum fails.
     """
     info = directory if isinstance(directory, DatasetInfo) else dataset_info.read(directory)
     chosen = info.split(split)

@@ -55,8 +55,16 @@ def test_a_wrong_call_is_one_line_and_status_2(folder, tmp_path):
 
 
 def test_a_damaged_dataset_is_one_line_and_status_1(folder, tmp_path, capsys):
-    (folder / "dataset_info.json").unlink()
+    (folder / "dataset_info.json").write_text("{")
     assert main(["train", str(folder), "--output", str(tmp_path / "model")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"headrace: {folder}/dataset_info.json: is not JSON")
+    assert error.count("\n") == 1
+
+
+def test_an_unfinished_dataset_is_one_line_and_status_2(folder, tmp_path, capsys):
+    (folder / "dataset_info.json").unlink()
+    assert main(["train", str(folder), "--output", str(tmp_path / "model")]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"headrace: {folder}: is not a finished dataset")
     assert error.count("\n") == 1

@@ -58,7 +58,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_a_folder_without_manifest_is_not_finished(folder):
     (folder / "dataset_info.json").unlink()
-    with pytest.raises(DatasetError, match="not a finished dataset.*run `headrace run` again"):
+    with pytest.raises(UsageError, match="not a finished dataset.*run `headrace run` again"):
         dataset_info.read(folder)
 
 
