@@ -54,7 +54,7 @@ def preprocessing_fn(
 
     def preprocess(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         orientation = inputs[f"{name}_orientation"]
-        pixels = images.decode_batch(inputs[name], orientation, policy(image))
+        pixels = images.decode_batch(policy(image))(inputs[name], orientation)
         pixels = tf.cast(pixels, tf.int64)
         if image.store == "uint8":
             return {name: pixels}

@@ -1,5 +1,6 @@
 """What the stages of an image dataset's job do to a unit of work; no Beam in here."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -25,7 +26,7 @@ from beam_jobs.shards import ShardWriter, frame_records
 from beam_jobs.shuffle import Place
 from beam_jobs.sources import listing
 
-_BATCH_BYTES = 8 << 20  # Of decoded pixels: what a thread works on.
+_BATCH_BYTES = 2 << 20  # Of decoded pixels: what a thread works on.
 _COLUMNS = ("path", "orientation", "label")
 
 
@@ -157,9 +158,10 @@ _LOADING = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class _Decoded:
-    """A batch of images: pixels, labels, and source, reason and detail of what was broken."""
+    """A batch of images: pixels, how often each value occurs, labels, and what was broken."""
 
     pixels: np.ndarray
+    counts: np.ndarray
     labels: list[str | None]
     rejected: list[tuple[str, str, str]]
 
@@ -184,7 +186,13 @@ def _decode(table: pa.Table, decoder: Decoder) -> _Decoded:
     for position, detail in broken.items():
         rejected.append((paths[position], "undecodable_image", detail))
     labels = [label for position, label in enumerate(labels) if position not in broken]
-    return _Decoded(pixels, labels, rejected)
+    return _Decoded(pixels, image_statistics.histogram(pixels), labels, rejected)
+
+
+@functools.lru_cache(maxsize=1)
+def _decoding_threads(num_threads: int) -> concurrent.futures.Executor:
+    """Returns the threads that all shards share, so that one that ends leaves none idle."""
+    return concurrent.futures.ThreadPoolExecutor(num_threads)
 
 
 def _decoded(table: pa.Table | None, job: Job) -> Iterator[_Decoded]:
@@ -194,17 +202,22 @@ def _decoded(table: pa.Table | None, job: Job) -> Iterator[_Decoded]:
     _, image = job.spec.image
     with _LOADING:
         decoder = _decoder(policy(image))
+        threads = _decoding_threads(job.num_threads)
     height, width = image.size
     size = max(1, _BATCH_BYTES // (height * width * image.channels))
     size = min(size, 256, -(-table.num_rows // job.num_threads))
     batches = [table.slice(start, size) for start in range(0, table.num_rows, size)]
-    with concurrent.futures.ThreadPoolExecutor(job.num_threads) as pool:
-        window = 2 * job.num_threads
-        pending = [pool.submit(_decode, batch, decoder) for batch in batches[:window]]
-        for position in range(len(batches)):
-            yield pending.pop(0).result()
-            if position + window < len(batches):
-                pending.append(pool.submit(_decode, batches[position + window], decoder))
+    pending: collections.deque[concurrent.futures.Future[_Decoded]] = collections.deque()
+    try:
+        for batch in batches:
+            pending.append(threads.submit(_decode, batch, decoder))
+            if len(pending) > job.num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:  # Where a shard fails, nobody waits for the rest.
+        for future in pending:
+            future.cancel()
 
 
 def decode_shard(
@@ -230,7 +243,7 @@ def decode_shard(
     def seen() -> Iterator[_Decoded]:
         nonlocal counts
         for batch in _decoded(in_order(batches), job):
-            counts = counts + image_statistics.histogram(batch.pixels)
+            counts = counts + batch.counts
             labels.update(label for label in batch.labels if label is not None)
             rejected.extend(batch.rejected)
             yield batch

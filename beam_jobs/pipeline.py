@@ -10,11 +10,13 @@ from apache_beam.pvalue import AsList, AsSingleton
 from beam_jobs import commit, image_preprocessing, image_shards, preprocessing
 from beam_jobs.job import Job
 from beam_jobs.rows import Plan
+from beam_jobs.sources import listing
 from beam_jobs.sources.listing import File
 from beam_jobs.transforms import (
     AnalyzeRecords,
     ComputeTransform,
     DecodeImages,
+    Gather,
     NormalizeImages,
     PlanImages,
     ScanFiles,
@@ -26,7 +28,9 @@ _FILES_PER_UNIT = 500
 
 def build_table(pipeline: beam.Pipeline, files: Sequence[File], plan: Plan, job: Job) -> None:
     """Adds the job of a table: records are read twice, and cross no barrier but the shuffle."""
-    units = pipeline | "Files" >> beam.Create(files) | "ScanFiles" >> ScanFiles(job)
+    units = (
+        pipeline | "Files" >> beam.Create(files, reshuffle=False) | "ScanFiles" >> ScanFiles(job)
+    )
     analysis = units | "AnalyzeRecords" >> AnalyzeRecords(job, plan)
     statistics = analysis | "Statistics" >> beam.Map(lambda found: found.statistics)
     transform_fn = pipeline | "ComputeTransform" >> ComputeTransform(
@@ -39,16 +43,16 @@ def build_table(pipeline: beam.Pipeline, files: Sequence[File], plan: Plan, job:
 def build_images(pipeline: beam.Pipeline, files: Sequence[File], job: Job) -> None:
     """Adds the job of an image dataset: every file is decoded once, by the task of its shard."""
     units = [
-        (index, tuple(files[start : start + _FILES_PER_UNIT]))
+        (index, listing.packed(files[start : start + _FILES_PER_UNIT]))
         for index, start in enumerate(range(0, len(files), _FILES_PER_UNIT))
     ]
-    listed = pipeline | "Files" >> beam.Create(units) | "Spread" >> beam.Reshuffle()
+    listed = (
+        pipeline | "Files" >> beam.Create(units, reshuffle=False) | "Spread" >> beam.Reshuffle()
+    )
     kept, plan = listed | "PlanImages" >> PlanImages(job)
     shards = kept | "DecodeImages" >> DecodeImages(job, plan)
     statistics = (
-        shards
-        | "ListDecoded" >> beam.combiners.ToList()
-        | "Statistics" >> beam.Map(image_shards.statistics, job)
+        shards | "ListDecoded" >> Gather() | "Statistics" >> beam.Map(image_shards.statistics, job)
     )
     transform_fn = pipeline | "ComputeTransform" >> ComputeTransform(
         image_preprocessing.preprocessing_fn(job.spec, statistics),
@@ -71,7 +75,7 @@ def _commit(
     written = transform_fn | "WriteTransformFn" >> tft_beam.WriteTransformFn(job.output)
     (
         shards
-        | "ListShards" >> beam.combiners.ToList()
+        | "ListShards" >> Gather()
         | "Commit"
         >> beam.Map(publish_after, publish, job, AsList(written), *map(AsSingleton, found))
     )

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Sequence
 
+import pyarrow as pa
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
 from apache_beam.io.filesystems import FileSystems
 
@@ -131,6 +132,17 @@ def _check_relative_paths(files: Sequence[File]) -> None:
                 f"source.paths: {other!r} and {file.path!r} have one relative path, "
                 f"{file.relative!r}, which is their key. Move one of the roots up."
             )
+
+
+def packed(files: Sequence[File]) -> pa.RecordBatch:
+    """Returns files as one batch: Beam takes 0.1 ms to send one object, and a batch is one."""
+    fields = [field.name for field in dataclasses.fields(File)]
+    return pa.record_batch({name: [getattr(file, name) for file in files] for name in fields})
+
+
+def unpacked(batch: pa.RecordBatch) -> list[File]:
+    """Returns what was packed."""
+    return [File(**fields) for fields in batch.to_pylist()]
 
 
 def fingerprint(files: Sequence[File]) -> str:
