@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from beam_jobs.config import Spec
 from beam_jobs.errors import DataError
 from beam_jobs.shards import PROGRESS_FOLDER, ShardInfo, is_intact, shard_name
 from beam_jobs.shuffle import Place
+from beam_jobs.sources import listing
+from beam_jobs.sources.listing import File
 
 REJECTED_FOLDER = "rejected"
 _MIN_UNREADABLE = 10  # So many are borne in any input.
@@ -108,6 +110,17 @@ class Job:
         """Notes that a shard is finished, for a later try."""
         path = files.join(self.output, PROGRESS_FOLDER, f"{result.info.file}.json")
         files.write(path, json.dumps(result.to_json()).encode())
+
+    def save_listing(self, index: int, listed: Sequence[File]) -> None:
+        """Leaves a list of files where every worker finds it."""
+        files.write(self._listing_file(index), listing.packed(listed))
+
+    def read_listing(self, index: int) -> list[File]:
+        """Returns a list of files that was saved."""
+        return listing.unpacked(files.read(self._listing_file(index)) or b"")
+
+    def _listing_file(self, index: int) -> str:
+        return files.join(self.output, PROGRESS_FOLDER, f"listing-{index:05d}.arrow")
 
     def write_rejected(self, name: str, lines: bytes) -> None:
         """Writes the records that a unit of work rejected; a retried one replaces its file."""

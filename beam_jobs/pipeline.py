@@ -10,7 +10,6 @@ from apache_beam.pvalue import AsList, AsSingleton
 from beam_jobs import commit, image_preprocessing, image_shards, preprocessing
 from beam_jobs.job import Job
 from beam_jobs.rows import Plan
-from beam_jobs.sources import listing
 from beam_jobs.sources.listing import File
 from beam_jobs.transforms import (
     AnalyzeRecords,
@@ -42,14 +41,11 @@ def build_table(pipeline: beam.Pipeline, files: Sequence[File], plan: Plan, job:
 
 def build_images(pipeline: beam.Pipeline, files: Sequence[File], job: Job) -> None:
     """Adds the job of an image dataset: every file is decoded once, by the task of its shard."""
-    units = [
-        (index, listing.packed(files[start : start + _FILES_PER_UNIT]))
-        for index, start in enumerate(range(0, len(files), _FILES_PER_UNIT))
-    ]
-    listed = (
-        pipeline | "Files" >> beam.Create(units, reshuffle=False) | "Spread" >> beam.Reshuffle()
-    )
-    kept, plan = listed | "PlanImages" >> PlanImages(job)
+    starts = range(0, len(files), _FILES_PER_UNIT)
+    for index, start in enumerate(starts):  # Millions of files do not fit into a pipeline's graph.
+        job.save_listing(index, files[start : start + _FILES_PER_UNIT])
+    units = pipeline | "Units" >> beam.Create(range(len(starts)), reshuffle=False)
+    kept, plan = units | "Spread" >> beam.Reshuffle() | "PlanImages" >> PlanImages(job)
     shards = kept | "DecodeImages" >> DecodeImages(job, plan)
     statistics = (
         shards | "ListDecoded" >> Gather() | "Statistics" >> beam.Map(image_shards.statistics, job)

@@ -19,11 +19,12 @@ from beam_jobs.job import Job
 from beam_jobs.parallel import MapInThreads
 from beam_jobs.rows import Plan
 from beam_jobs.shuffle import Place
-from beam_jobs.sources import csv_files, listing
+from beam_jobs.sources import csv_files
 from beam_jobs.sources.csv_files import Unit
 from beam_jobs.sources.listing import File
 from beam_jobs.summaries import Summary
 
+_HEADER_THREADS = 2  # Small reads fight for the GIL: four threads take twice as long as one.
 _SHARDS_AT_ONCE = 2  # While one is written to disk, the other keeps the cores busy.
 _ARROW_TYPES = {tf.float32: pa.float32(), tf.int64: pa.int64(), tf.string: pa.binary()}
 
@@ -191,7 +192,7 @@ class WriteRecords(beam.PTransform):
 class PlanImages(beam.PTransform):
     """Reads the headers of image files and decides which are kept, and where they go.
 
-    Input:  PCollection[tuple[int, RecordBatch]] of numbered, packed files.
+    Input:  PCollection[int], the numbers of the saved listings.
     Output: PCollection[RecordBatch] of the kept files, and PCollection of one ImagePlan.
     """
 
@@ -199,7 +200,8 @@ class PlanImages(beam.PTransform):
 
     def expand(self, files: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         """Rejected files are noted on the way."""
-        outcomes = files | "ReadHeaders" >> _in_threads(self._plan, self.job)
+        num_threads = min(_HEADER_THREADS, self.job.num_threads)
+        outcomes = files | "ReadHeaders" >> beam.ParDo(MapInThreads(self._plan, num_threads))
         plan = (
             outcomes
             | "Count" >> beam.Map(Counts.of)
@@ -208,9 +210,8 @@ class PlanImages(beam.PTransform):
         )
         return outcomes | "Kept" >> beam.Map(lambda outcome: outcome.kept), plan
 
-    def _plan(self, numbered: tuple[int, pa.RecordBatch]) -> list[image_records.Outcome]:
-        index, batch = numbered
-        outcome = image_records.plan(listing.unpacked(batch), self.job.spec)
+    def _plan(self, index: int) -> list[image_records.Outcome]:
+        outcome = image_records.plan(self.job.read_listing(index), self.job.spec)
         lines = image_shards.lines(outcome.rejected)
         self.job.write_rejected(f"{index:05d}.jsonl", lines)
         return [outcome]

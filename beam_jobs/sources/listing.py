@@ -134,15 +134,20 @@ def _check_relative_paths(files: Sequence[File]) -> None:
             )
 
 
-def packed(files: Sequence[File]) -> pa.RecordBatch:
-    """Returns files as one batch: Beam takes 0.1 ms to send one object, and a batch is one."""
+def packed(files: Sequence[File]) -> bytes:
+    """Returns files in Arrow's IPC format."""
     fields = [field.name for field in dataclasses.fields(File)]
-    return pa.record_batch({name: [getattr(file, name) for file in files] for name in fields})
+    table = pa.table({name: [getattr(file, name) for file in files] for name in fields})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
 
 
-def unpacked(batch: pa.RecordBatch) -> list[File]:
+def unpacked(data: bytes) -> list[File]:
     """Returns what was packed."""
-    return [File(**fields) for fields in batch.to_pylist()]
+    columns = pa.ipc.open_stream(data).read_all().to_pydict()
+    return [File(*fields) for fields in zip(*columns.values(), strict=True)]
 
 
 def fingerprint(files: Sequence[File]) -> str:
@@ -161,7 +166,26 @@ def read(path: str, size_bytes: int = -1) -> bytes:
       DataError: It cannot be read.
     """
     try:
+        if FileSystems.get_scheme(path) is None:
+            return _read_local(path, size_bytes)
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             return file.read(size_bytes) if size_bytes >= 0 else file.read()
     except (OSError, BeamIOError) as error:
         raise DataError(f"{path}: cannot be read: {error}. Mend or remove the file.") from error
+
+
+def _read_local(path: str, size_bytes: int) -> bytes:
+    """Reads with as few system calls as there can be.
+
+    Each gives the GIL away and waits for it: four threads read small files with open() five times
+    slower than one does.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        wanted = size_bytes if size_bytes >= 0 else os.fstat(descriptor).st_size
+        parts = [os.read(descriptor, wanted)]
+        while parts[-1] and sum(map(len, parts)) < wanted:
+            parts.append(os.read(descriptor, wanted - sum(map(len, parts))))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(descriptor)
