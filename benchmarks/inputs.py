@@ -1,0 +1,253 @@
+"""The inputs, made from a folder of real data by stated rules, and their specs.
+
+The folder holds `adult/adult-train.csv` (no header), `photos/<id>_<class>.JPEG` and
+`cifar10/train/<class>/*.jpg`.
+
+- A table of N rows is adult's rows in their order, over and over. With `has_unique`, each row ends
+  in two more values that no other row has: 16 hexadecimal digits that are a hash of the row's
+  number, and a float.
+- A folder of N images is the images in the order of their names, over and over:
+  `<class>/<name>-<copy>.<suffix>`. Copies after the first are hard links, so the files are real
+  but stay in the page cache. Their spec has no filter: both sides write every file.
+
+An input that is in the work folder already is used again.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+import string
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+COLUMNS = (
+    "age workclass fnlwgt education education_num marital_status occupation relationship race sex "
+    "capital_gain capital_loss hours_per_week native_country income"
+).split()
+UNIQUE_COLUMNS = ["row_hash", "amount"]
+
+TABLE_SPEC = """\
+name = "adult"
+
+[source]
+format = "csv"
+paths = [$path]
+header = false
+columns = $columns
+trim = true
+null_values = ["?", ""]
+
+[split]
+key = "*"
+fractions = { train = 0.8, validation = 0.1, test = 0.1 }
+
+[[filter]]
+name = "working_age"
+where = "age BETWEEN 17 AND 89 AND hours_per_week > 1"
+
+[features]
+age            = { dtype = "float32", transform = "scale_to_z_score" }
+age_bucket     = { column = "age", dtype = "float32", transform = "bucketize", num_buckets = 10 }
+workclass      = { dtype = "string", transform = "compute_and_apply_vocabulary", missing = "token" }
+education      = { dtype = "string", transform = "compute_and_apply_vocabulary" }
+education_num  = { dtype = "float32", transform = "scale_to_0_1" }
+marital_status = { dtype = "string", transform = "compute_and_apply_vocabulary" }
+relationship   = { dtype = "string", transform = "compute_and_apply_vocabulary" }
+race           = { dtype = "string", transform = "compute_and_apply_vocabulary" }
+sex            = { dtype = "string", transform = "compute_and_apply_vocabulary" }
+capital_gain   = { dtype = "float32", transform = ["log1p", "scale_to_z_score"] }
+capital_loss   = { dtype = "float32", transform = "center" }
+hours_per_week = { dtype = "float32", transform = "scale_to_z_score" }
+$unique
+[features.occupation]
+dtype = "string"
+transform = "compute_and_apply_vocabulary"
+missing = "token"
+top_k = 12
+num_oov_buckets = 1
+
+[features.native_country]
+dtype = "string"
+transform = "hash_strings"
+hash_buckets = 64
+missing = "token"
+
+[label]
+column = "income"
+type = "class"
+
+[output]
+num_shards = 4
+compression = "gzip"
+"""
+
+UNIQUE_FEATURES = """\
+row_hash       = { dtype = "string", transform = "hash_strings", hash_buckets = 1024 }
+amount         = { dtype = "float32", transform = "scale_to_z_score" }
+amount_bucket  = { column = "amount", dtype = "float32", transform = "bucketize", num_buckets = 10 }
+"""
+
+IMAGES_SPEC = """\
+name = "images"
+
+[source]
+format = "images"
+paths = [$path]
+
+[split]
+fractions = { train = 0.8, validation = 0.1, test = 0.1 }
+
+[features.image]
+size = [$size, $size]
+channels = 3
+method = "bilinear"
+antialias = true
+crop = "none"
+rescale = 0.00392156862745098
+featurewise_center = true
+featurewise_std_normalization = true
+store = "$store"
+
+[label]
+from = "directory"
+type = "class"
+
+[output]
+num_shards = 4
+compression = "none"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """A file or folder, and the number of records in it."""
+
+    path: Path
+    num_records: int
+
+
+def adult_rows(data: Path) -> list[bytes]:
+    """Returns adult's rows, without line ends and blank lines."""
+    lines = (data / "adult" / "adult-train.csv").read_bytes().splitlines()
+    return [line for line in lines if line.strip()]
+
+
+def table(data: Path, work: Path, num_rows: int, *, has_unique: bool = False) -> Input:
+    """Makes a CSV file of adult's rows, repeated."""
+
+    def write(path: Path) -> None:
+        rows: Iterator[bytes] = itertools.cycle(adult_rows(data))
+        if has_unique:
+            rows = map(_with_unique, rows, itertools.count())
+        with open(path, "wb") as file:
+            file.writelines(row + b"\n" for row in itertools.islice(rows, num_rows))
+
+    name = f"adult-{num_rows}{'-unique' if has_unique else ''}.csv"
+    return Input(_once(work / name, write), num_rows)
+
+
+def _with_unique(row: bytes, index: int) -> bytes:
+    text = hashlib.blake2b(b"%d" % index, digest_size=8).hexdigest()
+    # An odd multiplier permutes the 32-bit numbers, so no two rows have the same amount.
+    amount = (index * 2654435761 % 2**32) / 4096
+    return row + f", {text}, {amount!r}".encode()
+
+
+def table_spec(source: Input, *, has_unique: bool = False) -> Path:
+    """Writes the spec of a table beside it."""
+    names = COLUMNS + (UNIQUE_COLUMNS if has_unique else [])
+    unique = UNIQUE_FEATURES if has_unique else ""
+    return _write_spec(TABLE_SPEC, source, ".toml", columns=json.dumps(names), unique=unique)
+
+
+def photos(data: Path, work: Path, num_images: int) -> Input:
+    """Makes class folders of photos, repeated: every photo of the data is a class of its own."""
+    paths = sorted((data / "photos").glob("*.JPEG"))
+    classes = [path.stem.partition("_")[2] for path in paths]
+    return _images(paths, classes, work / f"photos-{num_images}", num_images)
+
+
+def cifar(data: Path, work: Path, copies: int) -> Input:
+    """Makes class folders of CIFAR's training files, repeated."""
+    paths = sorted((data / "cifar10" / "train").glob("*/*.jpg"))
+    classes = [path.parent.name for path in paths]
+    return _images(paths, classes, work / f"cifar10-x{copies}", copies * len(paths))
+
+
+def _images(paths: Sequence[Path], classes: Sequence[str], folder: Path, num_images: int) -> Input:
+    def write(target: Path) -> None:
+        for index in range(num_images):
+            copy, source = divmod(index, len(paths))
+            path, home = paths[source], target / classes[source]
+            first = home / f"{path.stem}-000{path.suffix}"
+            if copy == 0:
+                home.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, first)
+            else:
+                os.link(first, home / f"{path.stem}-{copy:03d}{path.suffix}")
+
+    return Input(_once(folder, write), num_images)
+
+
+def images_spec(source: Input, size: int, store: str) -> Path:
+    """Writes the spec of a folder of images beside it; `size` is the side in pixels."""
+    return _write_spec(IMAGES_SPEC, source, f"-{store}.toml", size=size, store=store)
+
+
+def _write_spec(template: str, source: Input, suffix: str, **values: object) -> Path:
+    path = source.path.with_name(source.path.stem + suffix)
+    text = string.Template(template).substitute(path=json.dumps(str(source.path)), **values)
+    path.write_text(text)
+    return path
+
+
+def _once(path: Path, write: Callable[[Path], None]) -> Path:
+    """Writes a file or folder unless it is there, all or nothing."""
+    if not path.exists():
+        partial = path.with_name(f"{path.name}.partial")
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        write(partial)
+        partial.rename(path)
+    return path
+
+
+def made(work: Path) -> Path:
+    """Makes a tiny folder of data of the same form, from a seed."""
+    return _once(work / "data", _write_made)
+
+
+def _write_made(folder: Path) -> None:
+    numbers = random.Random(0)
+    (folder / "adult").mkdir(parents=True)
+    rows = [", ".join(_made_row(numbers)) for _ in range(200)]
+    (folder / "adult" / "adult-train.csv").write_text("\n".join(rows) + "\n\n")
+    for index in range(8):
+        size = (60 + 7 * index, 90 - 5 * index)
+        _write_image(folder / "photos" / f"n{index:08d}_thing_{index}.JPEG", size, index)
+        path = folder / "cifar10" / "train" / f"class_{index % 2}" / f"{index:04d}.jpg"
+        _write_image(path, (32, 32), index)
+
+
+def _made_row(numbers: random.Random) -> Iterator[str]:
+    for name in COLUMNS:
+        if name in ("age", "hours_per_week"):
+            yield str(numbers.randint(1, 99))
+        elif name.startswith(("capital", "fnlwgt", "education_num")):
+            yield str(numbers.randint(0, 9999))
+        else:
+            yield numbers.choice([f"{name}-a", f"{name}-b", f"{name}-c"])
+
+
+def _write_image(path: Path, size: tuple[int, int], seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path, "JPEG")

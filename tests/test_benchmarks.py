@@ -1,0 +1,93 @@
+"""The benchmarks, in small: they count and verify. What they measure here means nothing."""
+
+import concurrent.futures
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from oracle.command import LIMIT_SECONDS, ROOT
+
+# Of each module one measurement: together they run both peers, and the product on both formats.
+RECORDS = {
+    ("csv", "no_repeats"): {"headrace": 400, "canonical_csv": 400},
+    ("images", "cifar"): {"headrace": 16, "canonical_images": 8},
+}
+
+
+def _python(*words) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LIMIT_SECONDS,
+    )
+
+
+def _quick(base, module, name) -> subprocess.CompletedProcess:
+    folders = ["--work", base / module, "--output", base / f"{module}.jsonl"]
+    return _python("-m", f"benchmarks.{module}", "--quick", "--only", name, *folders)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tmp_path_factory.mktemp("benchmarks")
+
+
+@pytest.fixture(scope="module")
+def done(base):
+    """What the commands printed; run side by side, for most of each is imports on one core."""
+    with concurrent.futures.ThreadPoolExecutor(len(RECORDS)) as pool:
+        started = {case: pool.submit(_quick, base, *case) for case in RECORDS}
+        return {case: future.result() for case, future in started.items()}
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_every_side_wrote_all_its_records_and_verify_finds_nothing(base, done, case):
+    assert done[case].returncode == 0, done[case].stdout
+    (line,) = (base / f"{case[0]}.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert entry["benchmark"] == case[0]
+    sides = entry["sides"]
+    assert {name: side["num_records"] for name, side in sides.items()} == RECORDS[case]
+    for name, side in sides.items():
+        (run,) = side["runs"]
+        assert min(run["wall_seconds"], run["cpu_seconds"], run["peak_bytes"]) > 0
+        assert re.search(rf"^  {name} .*\d$", done[case].stdout, re.MULTILINE)
+
+
+def test_no_value_of_the_two_more_columns_repeats(base, done):
+    folder = base / "csv" / "quick"
+    rows = (folder / "data" / "adult" / "adult-train.csv").read_text().split("\n")[:200]
+    made = (folder / "adult-400-unique.csv").read_text().splitlines()
+    cut = [line.rsplit(", ", 2) for line in made]
+    assert [row for row, *_ in cut] == rows * 2
+    for column in (1, 2):
+        assert len({values[column] for values in cut}) == 400
+
+
+def test_the_limit_counts_every_image(base, done):
+    pattern = base / "images" / "quick" / "cifar10-x2" / "*" / "*"
+    limit = _python("-m", "benchmarks.peers.limit_images", pattern, 24)
+    assert re.search(r"^limit images: 16 images, [\d.]+ images/s$", limit.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("commands._check(Path('{folder}'), 2)", "must hold 2 records, but holds 1."),
+        ("measure.run_once(measure.Command(('false',)))", "false ended with 1:"),
+    ],
+)
+def test_what_is_missing_or_fails_is_an_error(tmp_path, statement, message):
+    record = (3).to_bytes(8, "little") + b"crc-" + b"abc" + b"crc-"
+    (tmp_path / "examples-00000-of-00001.tfrecord").write_bytes(record)
+    imports = "from pathlib import Path; from benchmarks import commands, measure; "
+    failed = _python("-c", imports + statement.format(folder=tmp_path))
+    assert failed.returncode == 1
+    assert failed.stdout.count(message) == 1
