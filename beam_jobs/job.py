@@ -116,8 +116,17 @@ class Job:
         files.write(self._listing_file(index), listing.packed(listed))
 
     def read_listing(self, index: int) -> list[File]:
-        """Returns a list of files that was saved."""
-        return listing.unpacked(files.read(self._listing_file(index)) or b"")
+        """Returns a list of files that was saved.
+
+        Raises:
+          DataError: It is gone.
+        """
+        data = files.read(self._listing_file(index))
+        if data is None:
+            raise DataError(
+                f"{self._listing_file(index)}: is gone. Run one job at a time in a folder."
+            )
+        return listing.unpacked(data)
 
     def _listing_file(self, index: int) -> str:
         return files.join(self.output, PROGRESS_FOLDER, f"listing-{index:05d}.arrow")

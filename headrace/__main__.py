@@ -1,7 +1,5 @@
 """`python -m headrace`."""
 
-import sys
+from headrace.cli import command
 
-from headrace.cli import main
-
-sys.exit(main())
+command()

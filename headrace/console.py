@@ -1,25 +1,50 @@
 """What a job shows on the way and in the end."""
 
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from beam_jobs.config import Spec
-from trainer import quiet as noise
+from trainer import startup
 
 _SECONDS_ON_A_TERMINAL = 0.5
 _SECONDS_IN_A_LOG = 10.0
+_LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
+
+
+def import_run() -> Callable[..., dict[str, Any]]:
+    """Imports `beam_jobs.run.run`: it takes seconds, and two more the plain way."""
+    # Beam logs the traceback of an error that we explain in a line, and hints on our type hints.
+    for logger in (logging.getLogger("apache_beam"), logging.getLogger()):
+        logger.setLevel(logging.CRITICAL)
+    with startup.fast_imports(), _without_keras():
+        startup.import_tensorflow()
+        from beam_jobs.run import run as run_spec
+    return run_spec
+
+
+@contextmanager
+def _without_keras() -> Iterator[None]:
+    """TensorFlow imported inside it does not import Keras, and with it scikit-learn.
+
+    Who asks for tf.keras later gets it as ever.
+    """
+    if _LEGACY_KERAS in os.environ:
+        yield
+        return
+    os.environ[_LEGACY_KERAS] = "1"  # The old Keras: TFT imports that anyway.
+    try:
+        yield
+    finally:
+        del os.environ[_LEGACY_KERAS]
 
 
 def run(spec: Spec, output: str, *, quiet: bool, **options: Any) -> dict[str, Any]:
     """Runs a spec, shows how far it is, and returns the manifest."""
-    noise.import_tensorflow()
-    # Beam logs the traceback of an error that we explain in a line, and hints on our type hints.
-    for name in ("apache_beam", "root"):
-        logging.getLogger(None if name == "root" else name).setLevel(logging.CRITICAL)
-    from beam_jobs.run import run as run_spec
-
+    run_spec = import_run()
     is_terminal = sys.stderr.isatty()
     show = None if quiet else _show_on_a_terminal if is_terminal else _show_in_a_log
     try:
@@ -104,8 +129,9 @@ def _numbers(value: float | list[float]) -> str:
 
 def verify(directory: str, *, quiet: bool) -> list[str]:
     """Checks a dataset, prints what is wrong, and returns it."""
-    noise.import_tensorflow()
-    from beam_jobs.verify import verify as verify_dataset
+    with startup.fast_imports(), _without_keras():
+        startup.import_tensorflow()
+        from beam_jobs.verify import verify as verify_dataset
 
     counted = [0, 0]
     problems = verify_dataset(directory, on_progress=_counting(counted))

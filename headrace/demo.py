@@ -10,6 +10,7 @@ from PIL import Image
 from beam_jobs.config import load_spec
 from beam_jobs.errors import DataError, SpecError
 from headrace import console
+from trainer import startup
 
 DIGITS_SPEC = """\
 # headrace run digits.toml --output digits-dataset       1,797 handwritten digits of 8x8 pixels
@@ -87,7 +88,7 @@ def demo(output: str, *, quiet: bool) -> int:
       SpecError: scikit-learn is not there, or the folder holds something else.
     """
     folder = _prepared(Path(output))
-    console.noise.import_tensorflow()
+    startup.import_tensorflow()
     _write_digits(folder / "digits")
     (folder / "digits.toml").write_text(DIGITS_SPEC)
     names = _write_cancer(folder / "breast-cancer.csv")

@@ -2,8 +2,9 @@
 
 import argparse
 import os
+from typing import Any
 
-from trainer import quiet
+from trainer import startup
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
@@ -71,10 +72,15 @@ def _add_evaluate(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(handler=_evaluate)
 
 
-def _train(args: argparse.Namespace) -> int:
-    quiet.import_tensorflow()
-    from trainer import train
+def _import_train() -> Any:
+    with startup.fast_imports():
+        startup.import_tensorflow()
+        from trainer import train
+    return train
 
+
+def _train(args: argparse.Namespace) -> int:
+    train = _import_train()
     train.train(
         args.directory,
         args.output,
@@ -91,9 +97,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    quiet.import_tensorflow()
-    from trainer import train
-
+    train = _import_train()
     result = train.evaluate(
         args.model,
         args.directory,
