@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_jobs import examples, image_statistics, keys, progress, shuffle, splits
 from beam_jobs.config import SPLITS, Image, Spec
@@ -317,12 +318,16 @@ def normalize_shard(
 
 
 def _normalized(path: str, levels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    channels = np.arange(len(levels))
+    values = pa.array(levels.ravel())
+    first = (256 * np.arange(len(levels))).astype(np.uint16)  # Of each channel.
     with open(path, "rb") as file:
         size = os.path.getsize(path)
         while file.tell() < size:
             pixels = np.load(file, allow_pickle=False)
-            yield levels[channels, pixels], np.load(file, allow_pickle=False)
+            # Arrow gathers by small indices, NumPy only by those of 8 bytes: twice as fast.
+            indices = pa.array((pixels + first).ravel())
+            normalized = pc.take(values, indices, boundscheck=False).to_numpy()
+            yield normalized.reshape(pixels.shape), np.load(file, allow_pickle=False)
 
 
 def statistics(results: Sequence[ShardResult], job: Job) -> PixelStatistics:

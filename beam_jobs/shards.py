@@ -46,6 +46,7 @@ _MEMBERS_IN_FLIGHT = 16
 _READ_BYTES = 1 << 18
 _CHUNK_BYTES = 1 << 20
 _CRC_BATCH_RECORDS = 4096
+_LARGE_RECORD_BYTES = 8192
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _OVERHEAD_BYTES = _HEADER.size + _FOOTER.size
@@ -107,6 +108,7 @@ def frame_records(examples: pa.LargeBinaryArray | pa.BinaryArray) -> memoryview:
         raise ValueError(f"examples must not be null, but {examples.null_count} are.")
     if not len(examples):
         return memoryview(b"")
+    examples = examples.cast(pa.large_binary())
     lengths = pc.binary_length(examples).to_numpy().astype("<u8")
     headers = np.empty(len(examples), [("length", "<u8"), ("crc", "<u4")])
     headers["length"] = lengths
@@ -114,7 +116,7 @@ def frame_records(examples: pa.LargeBinaryArray | pa.BinaryArray) -> memoryview:
     footers = _masked(_data_crcs(examples, int(lengths.sum()))).astype("<u4")
     framed = pc.binary_join_element_wise(
         _fixed_width(headers),
-        examples.cast(pa.large_binary()),
+        examples,
         _fixed_width(footers),
         pa.scalar(b"", pa.large_binary()),
     )
@@ -128,8 +130,14 @@ def _length_crcs(lengths: np.ndarray) -> np.ndarray:
     return np.array(crcs, np.uint32)[position]
 
 
-def _data_crcs(examples: pa.Array, total_bytes: int) -> np.ndarray:
+def _data_crcs(examples: pa.LargeBinaryArray, total_bytes: int) -> np.ndarray:
     """Returns the CRC-32C of each example: uint32 (num_examples,)."""
+    if total_bytes > _LARGE_RECORD_BYTES * len(examples):  # No copy; but a slice takes 0.2 us.
+        data = np.frombuffer(examples.buffers()[2], np.uint8)
+        offsets = np.frombuffer(examples.buffers()[1], np.int64)[examples.offset :]
+        cuts = offsets[: len(examples) + 1].tolist()
+        found = (google_crc32c.value(data[i:j]) for i, j in itertools.pairwise(cuts))
+        return np.fromiter(found, np.uint32, len(examples))
     # Few records at a time: Python's copies of 1 MiB stay in the cache, those of a whole batch not
     # (0.55 us a record instead of 0.25).
     step = _CHUNK_BYTES * len(examples) // max(total_bytes, 1)
@@ -196,7 +204,7 @@ class ShardWriter:
         self._pool = pool
         self._pending = bytearray()  # The member that is filling up.
         self._members: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
-        self._num_examples = self._bytes = self._crc = self._crc_uncompressed = 0
+        self._num_examples = self._bytes = self._crc_file = self._crc_uncompressed = 0
         self._is_open = True
         self._output = FileSystems.create(
             self._temporary, compression_type=CompressionTypes.UNCOMPRESSED
@@ -212,14 +220,14 @@ class ShardWriter:
 
     def write(self, framed: bytes | memoryview, num_examples: int) -> None:
         """Appends framed records, see `frame_records`. The cuts between calls leave no trace."""
-        view = memoryview(framed)
-        for start in range(0, len(view), MEMBER_BYTES):
-            data = bytes(view[start : start + MEMBER_BYTES])
-            self._crc_uncompressed = google_crc32c.extend(self._crc_uncompressed, data)
+        data = np.frombuffer(framed, np.uint8)  # The CRC takes slices of it without a copy.
+        for start in range(0, len(data), MEMBER_BYTES):
+            piece = data[start : start + MEMBER_BYTES]
+            self._crc_uncompressed = google_crc32c.extend(self._crc_uncompressed, piece)
             if self._is_gzip:
-                self._fill_member(data)
+                self._fill_member(piece.tobytes())
             else:
-                self._put(data)
+                self._put(piece)
         self._num_examples += num_examples
 
     def close(self) -> ShardInfo:
@@ -240,8 +248,8 @@ class ShardWriter:
             self.abort()
             raise
         self._is_open = False
-        crcs = (f"{self._crc:08x}", f"{self._crc_uncompressed:08x}")
-        return ShardInfo(self._file, self._num_examples, self._bytes, *crcs)
+        crcs = (self._crc_file if self._is_gzip else self._crc_uncompressed, self._crc_uncompressed)
+        return ShardInfo(self._file, self._num_examples, self._bytes, *map("{:08x}".format, crcs))
 
     def abort(self) -> None:
         """Removes what was written; does nothing after `close` or a second time."""
@@ -277,10 +285,11 @@ class ShardWriter:
         while len(self._members) > keep:
             self._put(self._members.popleft().result())
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes | np.ndarray) -> None:
         self._output.write(data)
         self._bytes += len(data)
-        self._crc = google_crc32c.extend(self._crc, data)
+        if self._is_gzip:
+            self._crc_file = google_crc32c.extend(self._crc_file, data)
 
 
 def _flush_to_disk(output: Any) -> None:

@@ -80,9 +80,10 @@ def test_framing_of_long_and_of_many_records(sizes):
     assert bytes(frame_records(large_binary(records))) == b"".join(map(frame, records))
 
 
+@pytest.mark.parametrize("width", [40, 20_000])
 @pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary()])
-def test_framing_of_a_slice_frames_only_the_slice(type_):
-    records = numbers(10)
+def test_framing_of_a_slice_frames_only_the_slice(type_, width):
+    records = numbers(10, width)
     framed = frame_records(pa.array(records, type_).slice(3, 4))
     assert bytes(framed) == b"".join(map(frame, records[3:7]))
 
