@@ -1,7 +1,7 @@
 """The spec as a TFT preprocessing_fn, whose statistics come from one analyzer."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -37,28 +37,59 @@ def feature_spec(spec: Spec) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Slot:
-    """One value that the analyzer gives to the graph.
-
-    Attributes:
-      dtype: Of the tensor.
-      shape: [] or [None].
-      value: Takes it from the statistics of the feature.
-    """
+class _Slot:
+    """One value that the analyzer gives to the graph; `value` takes it from the statistics."""
 
     feature: str
-    dtype: tf.DType
-    shape: tuple[int | None, ...]
+    key: str
     value: Callable[[FeatureStatistics], Any]
 
 
-def slots(spec: Spec) -> dict[tuple[str, str], Slot]:
-    """Returns what the graph needs of the statistics, by feature and name."""
-    found: dict[tuple[str, str], Slot] = {}
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """The slots of one dtype and shape, () or (None,).
+
+    All their values are one output of the analyzer, since each output costs TFT and Beam 20 ms;
+    where the shape is not known, their lengths are another.
+    """
+
+    dtype: tf.DType
+    shape: tuple[int | None, ...]
+    slots: list[_Slot] = dataclasses.field(default_factory=list)
+
+    def outputs(self) -> list[tuple[Callable[[Statistics], np.ndarray], tf.DType, Any]]:
+        """Returns function, dtype and shape of each output."""
+        if self.shape == ():
+            return [(self.values, self.dtype, [len(self.slots)])]
+        return [(self.values, self.dtype, [None]), (self.lengths, tf.int64, [len(self.slots)])]
+
+    def values(self, statistics: Statistics) -> np.ndarray:
+        """Returns the values of all slots, one after the other."""
+        dtype = object if self.dtype == tf.string else self.dtype.as_numpy_dtype
+        return np.concatenate([np.asarray(v, dtype).ravel() for v in self._given(statistics)])
+
+    def lengths(self, statistics: Statistics) -> np.ndarray:
+        """Returns how many values each slot has: int64 (len(slots),)."""
+        return np.array([np.size(value) for value in self._given(statistics)], np.int64)
+
+    def _given(self, statistics: Statistics) -> list[Any]:
+        return [slot.value(statistics[slot.feature]) for slot in self.slots]
+
+    def split(self, outputs: Iterator[tf.Tensor]) -> list[tf.Tensor]:
+        """Takes its outputs, and returns the tensor of each slot."""
+        if self.shape == ():
+            return tf.unstack(next(outputs), len(self.slots))
+        return tf.split(next(outputs), next(outputs), num=len(self.slots))
+
+
+def _groups(spec: Spec) -> list[_Group]:
+    """Returns what the graph needs of the statistics."""
+    groups: dict[Any, _Group] = {}
     for name, feature in spec.columns.items():
         for key, (dtype, shape, value) in _feature_slots(feature).items():
-            found[name, key] = Slot(name, dtype, shape, value)
-    return found
+            group = groups.setdefault((dtype, shape), _Group(dtype, shape))
+            group.slots.append(_Slot(name, key, value))
+    return list(groups.values())
 
 
 def _feature_slots(feature: Column) -> dict[str, tuple[tf.DType, tuple[int | None, ...], Any]]:
@@ -107,20 +138,15 @@ class _GiveStatistics(beam.PTransform):
     through TFT's own analyzers cost ten times as much, and its float sums are not exact.
     """
 
-    def __init__(self, statistics: beam.PCollection, given: Mapping[tuple[str, str], Slot]):
+    def __init__(self, statistics: beam.PCollection, functions: Sequence[Callable]):
         super().__init__()
-        self._statistics, self._given = statistics, given
+        self._statistics, self._functions = statistics, functions
 
     def expand(self, inputs: beam.PCollection) -> tuple[beam.PCollection, ...]:
         return tuple(
-            self._statistics | f"Give[{'.'.join(place)}]" >> beam.Map(_value, slot)
-            for place, slot in self._given.items()
+            self._statistics | f"Give[{index}]" >> beam.Map(function)
+            for index, function in enumerate(self._functions)
         )
-
-
-def _value(statistics: Statistics, slot: Slot) -> np.ndarray:
-    dtype = object if slot.dtype == tf.string else slot.dtype.as_numpy_dtype
-    return np.asarray(slot.value(statistics[slot.feature]), dtype)
 
 
 def preprocessing_fn(
@@ -132,25 +158,37 @@ def preprocessing_fn(
       spec: The spec of a table.
       statistics: PCollection of one `Statistics`.
     """
-    given = slots(spec)
+    groups = _groups(spec)
 
     def preprocess(inputs: Inputs) -> dict[str, tf.Tensor]:
-        known = {}
-        if given:
-            tensors = tft.experimental.ptransform_analyzer(
-                [_any_values(inputs)],
-                _GiveStatistics(statistics, given),
-                [slot.dtype for slot in given.values()],
-                [list(slot.shape) for slot in given.values()],
-            )
-            known = dict(zip(given, tensors, strict=True))
+        known = _known(inputs, statistics, groups)
         outputs: dict[str, tf.Tensor] = {}
         for name, feature in spec.columns.items():
-            own = {key: tensor for (owner, key), tensor in known.items() if owner == name}
-            outputs |= _transform(name, feature, inputs[str(feature.column)], own)
+            given = inputs[str(feature.column)]
+            outputs |= _transform(name, feature, given, known.get(name, {}))
         return outputs
 
     return preprocess
+
+
+def _known(
+    inputs: Inputs, statistics: beam.PCollection, groups: Sequence[_Group]
+) -> dict[str, dict[str, tf.Tensor]]:
+    """Returns the statistics as tensors, by feature and key."""
+    known: dict[str, dict[str, tf.Tensor]] = {}
+    if not groups:
+        return known
+    outputs = [output for group in groups for output in group.outputs()]
+    functions, dtypes, shapes = map(list, zip(*outputs, strict=True))
+    tensors = iter(
+        tft.experimental.ptransform_analyzer(
+            [_any_values(inputs)], _GiveStatistics(statistics, functions), dtypes, shapes
+        )
+    )
+    for group in groups:
+        for slot, tensor in zip(group.slots, group.split(tensors), strict=True):
+            known.setdefault(slot.feature, {})[slot.key] = tensor
+    return known
 
 
 def _any_values(inputs: Inputs) -> tf.Tensor:
@@ -167,22 +205,23 @@ def _transform(
     if feature.dtype != "string":
         outputs = {name: _number(feature, values, known)}
     if feature.indicator:
-        outputs[f"{name}_missing"] = tf.cast(is_missing, tf.int64)
+        absent = tf.zeros_like(values, tf.int64) if is_missing is None else is_missing
+        outputs[f"{name}_missing"] = tf.cast(absent, tf.int64)
     return outputs
 
 
 def _filled(
     feature: Column, given: Any, known: Mapping[str, tf.Tensor]
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns the values with missing ones filled in, and where these are: both (batch_size,).
 
-    Numbers come out as float64, or as int64 where they stay whole.
+    Numbers come out as float64, or as int64 where they stay whole. None where nothing is missing.
     """
     stays = feature.dtype == "string" or _is_exact_int(feature)
     values = given.values if isinstance(given, tf.SparseTensor) else given
     values = values if stays else tf.cast(values, tf.float64)
     if not isinstance(given, tf.SparseTensor):
-        return values, tf.zeros(tf.shape(values), tf.bool)
+        return values, None
     rows, num_rows = given.indices[:, :1], given.dense_shape[:1]
     fill = tf.fill(num_rows, _fill(feature, values.dtype, known))
     is_missing = tf.tensor_scatter_nd_update(

@@ -10,6 +10,9 @@ The folder holds `adult/adult-train.csv` (no header), `photos/<id>_<class>.JPEG`
   `<class>/<name>-<copy>.<suffix>`. Copies after the first are hard links, so the files are real
   but stay in the page cache. Their spec has no filter: both sides write every file.
 
+- A table of numbers has columns of standard normal numbers with 6 digits, from a seed.
+- A table of words has one text a row, each of V texts as often as the others, and a label.
+
 An input that is in the work folder already is used again.
 """
 
@@ -125,6 +128,24 @@ compression = "none"
 """
 
 
+MADE_SPEC = """\
+name = "made"
+
+[source]
+format = "csv"
+paths = [$path]
+
+[split]
+fractions = { train = 0.8, validation = 0.1, test = 0.1 }
+
+[features]
+$features
+[output]
+num_shards = 4
+compression = "none"
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Input:
     """A file or folder, and the number of records in it."""
@@ -167,6 +188,42 @@ def table_spec(source: Input, *, has_unique: bool = False) -> Path:
     return _write_spec(TABLE_SPEC, source, ".toml", columns=json.dumps(names), unique=unique)
 
 
+def numbers(work: Path, num_rows: int, num_columns: int) -> Input:
+    """Makes a CSV file of random numbers, from a seed."""
+
+    def write(path: Path) -> None:
+        values = np.random.default_rng(0).standard_normal((num_rows, num_columns))
+        names = ",".join(f"x{index}" for index in range(num_columns))
+        np.savetxt(path, values, "%.6f", ",", header=names, comments="")
+
+    return Input(_once(work / f"numbers-{num_rows}x{num_columns}.csv", write), num_rows)
+
+
+def numbers_spec(source: Input, num_columns: int) -> Path:
+    """Writes the spec of a table of numbers beside it."""
+    line = 'x{} = {{ dtype = "float32", transform = "scale_to_z_score" }}\n'
+    features = "".join(line.format(index) for index in range(num_columns))
+    return _write_spec(MADE_SPEC, source, ".toml", features=features)
+
+
+def words(work: Path, num_rows: int, num_words: int) -> Input:
+    """Makes a CSV file with a column of texts: each of `num_words` as often as the others."""
+
+    def write(path: Path) -> None:
+        rows = (f"{index},word {index * 7919 % num_words}\n" for index in range(num_rows))
+        with open(path, "w") as file:
+            file.write("row,word\n")
+            file.writelines(rows)
+
+    return Input(_once(work / f"words-{num_rows}x{num_words}.csv", write), num_rows)
+
+
+def words_spec(source: Input) -> Path:
+    """Writes the spec of a table of words beside it."""
+    features = 'word = { dtype = "string", transform = "compute_and_apply_vocabulary" }\n'
+    return _write_spec(MADE_SPEC, source, ".toml", features=features)
+
+
 def photos(data: Path, work: Path, num_images: int) -> Input:
     """Makes class folders of photos, repeated: every photo of the data is a class of its own."""
     paths = sorted((data / "photos").glob("*.JPEG"))
@@ -198,7 +255,7 @@ def _images(paths: Sequence[Path], classes: Sequence[str], folder: Path, num_ima
 
 def images_spec(source: Input, size: int, store: str) -> Path:
     """Writes the spec of a folder of images beside it; `size` is the side in pixels."""
-    return _write_spec(IMAGES_SPEC, source, f"-{store}.toml", size=size, store=store)
+    return _write_spec(IMAGES_SPEC, source, f"-{size}-{store}.toml", size=size, store=store)
 
 
 def _write_spec(template: str, source: Input, suffix: str, **values: object) -> Path:

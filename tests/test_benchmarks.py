@@ -9,11 +9,12 @@ import sys
 
 import pytest
 from oracle.command import LIMIT_SECONDS, ROOT
+from PIL import Image
 
 # Of each module one measurement: together they run both peers, and the product on both formats.
 RECORDS = {
     ("csv", "no_repeats"): {"headrace": 400, "canonical_csv": 400},
-    ("images", "cifar"): {"headrace": 16, "canonical_images": 8},
+    ("images", "cifar"): {"headrace": 16, "canonical_images": 16},
 }
 
 
@@ -61,6 +62,36 @@ def test_every_side_wrote_all_its_records_and_verify_finds_nothing(base, done, c
         assert re.search(rf"^  {name} .*\d$", done[case].stdout, re.MULTILINE)
 
 
+@pytest.fixture(scope="module")
+def loaded(base):
+    return _quick(base, "loader", "warm")
+
+
+def test_every_loader_reads_all_images_of_train_and_prints_its_rate(base, loaded):
+    assert loaded.returncode == 0, loaded.stdout
+    (line,) = (base / "loader.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    counts = {
+        name: int(re.search(r": (\d+) images, \d+ passes, [\d.]+ images/s$", run["printed"])[1])
+        for name, side in entry["sides"].items()
+        for run in side["runs"]
+    }
+    everything = counts["read"]
+    assert 0 < everything < 96  # Fewer than all photos: only train.
+    rest = everything % 64 if everything >= 64 else 0  # A training pass leaves it out.
+    assert counts == {
+        "read": everything,
+        "tfrecord": everything,
+        "uint8": everything - rest,
+        "normalized": everything - rest,
+        "normalized_in_map": everything - rest,
+    }
+    rates = {name: entry["figures"][f"{name} images/s"] for name in ("read", "normalized")}
+    assert entry["figures"]["normalized of the plain read"] == pytest.approx(
+        rates["normalized"] / rates["read"]
+    )
+
+
 def test_no_value_of_the_two_more_columns_repeats(base, done):
     folder = base / "csv" / "quick"
     rows = (folder / "data" / "adult" / "adult-train.csv").read_text().split("\n")[:200]
@@ -91,3 +122,24 @@ def test_what_is_missing_or_fails_is_an_error(tmp_path, statement, message):
     failed = _python("-c", imports + statement.format(folder=tmp_path))
     assert failed.returncode == 1
     assert failed.stdout.count(message) == 1
+
+
+def test_the_plot_shows_what_was_measured_last(tmp_path):
+    results, picture = tmp_path / "results.jsonl", tmp_path / "growth.png"
+    entries = [
+        ("growth", "rows", {"10": 9.0, "100": 9.0}),
+        ("csv", "3 rows", {"ratio": 2.0}),
+        ("growth", "rows", {"10": 1.0, "100": 2.5}),
+        ("growth", "columns", {"4": 1.5}),
+    ]
+    keys = ("benchmark", "work", "figures")
+    lines = [json.dumps(dict(zip(keys, entry, strict=True))) for entry in entries]
+    results.write_text("\n".join(lines) + "\n")
+    code = "from pathlib import Path; from benchmarks import plot; print(plot.newest(Path({!r})))"
+    shown = _python("-c", code.format(str(results)))
+    assert shown.stdout.strip() == "{'rows': {10: 1.0, 100: 2.5}, 'columns': {4: 1.5}}"
+    drawn = _python("-m", "benchmarks.plot", results, picture)
+    assert (drawn.returncode, drawn.stdout) == (0, "")
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+        assert len(image.convert("L").getcolors()) > 10

@@ -1,11 +1,14 @@
 import gzip
+import itertools
 import json
+import platform
+import resource
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import dataset_info, input_pipeline
+from trainer import dataset_info, input_pipeline, model
 from trainer.errors import DatasetError, UsageError
 
 _FEATURES = {
@@ -119,6 +122,51 @@ def test_training_orders_differ_by_epoch_and_seed_and_come_back_with_the_seed(fo
     orders = [tuple(order) for order in [*first, *other, stored]]
     assert len(set(orders)) == 7
     assert all(sorted(order) == sorted(stored) for order in orders)
+
+
+def test_the_order_does_not_depend_on_how_many_batches_are_parsed_at_a_time(folder, monkeypatch):
+    def order(together):
+        monkeypatch.setattr(input_pipeline, "_PARSED_TOGETHER", together)
+        batches = input_pipeline.load(folder, "train", 2, seed=5)
+        return [_ages(batches) for _ in range(2)]
+
+    assert order(1) == order(2) == order(16)
+
+
+def test_a_pass_does_not_wait_for_the_tuner(folder):
+    assert not input_pipeline.load(folder, "train", 4).options().autotune.enabled
+
+
+def test_large_images_come_back_exactly_and_normalized_as_numpy_does(tmp_path, write_dataset):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 224, 224, 3), np.uint8)
+    mean, std = (0.49, 0.45, 0.4), (0.28, 0.27, 0.29)
+    normalization = {"rescale": 1 / 255, "mean": mean, "std": std}
+    image = {"dtype": "uint8", "shape": [224, 224, 3], "stored_as": "raw", "normalized": False}
+    features = {"image": {**image, "normalization": normalization}}
+    records = [{"image": pixels, "label": index % 3} for index, pixels in enumerate(images)]
+    folder = write_dataset(tmp_path / "data", {"train": records}, features, _LABEL, num_shards=1)
+    info = dataset_info.read(folder)
+    ((batch, _),) = input_pipeline.load(info, "train", 5, training=False)
+    np.testing.assert_array_equal(batch["image"], images, strict=True)
+    normalize = tf.function(model.build(info).get_layer("image_normalized"), jit_compile=True)
+    expected = (images / 255 - mean) / std
+    np.testing.assert_allclose(normalize(batch["image"]), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="Only glibc has mallopt.")
+def test_memory_of_a_large_batch_is_used_again(plain):
+    input_pipeline.load(plain, "test", 4)
+
+    def faults():
+        tf.fill([40 << 20], tf.constant(1, tf.uint8))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    faults()
+    counts = [faults() for _ in range(11)]
+    pages = (40 << 20) / resource.getpagesize()
+    steps = [after - before for before, after in itertools.pairwise(counts)]
+    assert np.median(steps) < pages / 10  # Mapped anew, each of them would fault.
 
 
 def test_training_drops_only_the_rest_of_an_epoch(folder):
