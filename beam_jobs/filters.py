@@ -19,30 +19,40 @@ SQL_TYPES = {
     "date": "DATE",
     "timestamp": "TIMESTAMP",
 }
+# Of these no value can be cast to a number or BOOLEAN.
+_NO_NUMBERS = frozenset(
+    "date time time_tz timestamp timestamp_ns timestamp_ms timestamp_s timestamp_tz interval blob "
+    "uuid list array struct map union".split()
+)
 
 
-def used_columns(expression: str, columns: Mapping[str, str], where: str) -> set[str]:
+def used_columns(
+    expression: str, columns: Mapping[str, str], where: str, kind: str = "BOOLEAN"
+) -> set[str]:
     """Checks an expression over one record and returns the columns it reads.
 
     Args:
       expression: A scalar SQL expression.
       columns: The SQL type of each column, a value of SQL_TYPES.
       where: The place in the spec, for messages.
+      kind: The SQL type that its values are cast to.
 
     Raises:
-      SpecError: It does not parse, names an unknown column, looks at more than one record
-        (aggregates, windows, subqueries), or gives another answer each time (random, now).
+      SpecError: It does not parse, names an unknown column, has another type, looks at more than
+        one record (aggregates, windows, subqueries), or gives another answer each time (random,
+        now).
     """
     with sql.connect() as connection:
         tree = _parse(expression, connection, where)
         for node in _nodes(tree):
-            kind = node.get("class")
-            if kind in ("SUBQUERY", "WINDOW", "STAR", "PARAMETER", "POSITIONAL_REFERENCE"):
-                what = f"a {str(kind).lower()} is not allowed"
+            part = node.get("class")
+            if part in ("SUBQUERY", "WINDOW", "STAR", "PARAMETER", "POSITIONAL_REFERENCE"):
+                what = f"a {str(part).lower()} is not allowed"
                 raise SpecError(f"{where}: {what}: a condition speaks of one record. Remove it.")
         _check_functions(tree, connection, where)
         used = _columns(tree, columns, where)
-        _bind(expression, {column: columns[column] for column in used}, connection, where)
+        known = {column: columns[column] for column in used}
+        _bind(expression, kind, known, connection, where)
     return used
 
 
@@ -107,31 +117,75 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _check_functions(tree: Any, connection: duckdb.DuckDBPyConnection, where: str) -> None:
-    functions: set[str] = set()
+    rows = connection.execute(
+        "SELECT function_name, function_type, stability, macro_definition FROM duckdb_functions()"
+    ).fetchall()
+    known: dict[str, list[Any]] = {}
+    for name, *row in rows:
+        known.setdefault(name, []).append(row)
     for node in _nodes(tree):
         if node.get("class") != "FUNCTION":
             continue
         name = node["function_name"].lower()
-        functions.add(name)
         if name == "age" and len(node["arguments"]) == 1:
             message = "age() of one argument gives another answer each day. Give both dates."
             raise SpecError(f"{where}: {message}")
-        if name == "ago" or name.startswith("current_"):  # Not what DuckDB's table says of them.
-            raise SpecError(f"{where}: {name}() gives another answer each time. Remove it.")
-    rows = connection.execute(
-        "SELECT function_name, function_type, stability FROM duckdb_functions()"
-    ).fetchall()
-    for name, kind, stability in rows:
-        if name not in functions:
-            continue
-        if kind in ("aggregate", "table"):
+        if _is_about_many(name, known, connection):
             raise SpecError(f"{where}: {name}() looks at many records. A condition speaks of one.")
-        if stability not in (None, "CONSISTENT"):
+        if _is_changing(name, known, connection):
             raise SpecError(f"{where}: {name}() gives another answer each time. Remove it.")
+
+
+def _is_about_many(
+    name: str, known: Mapping[str, list[Any]], connection: duckdb.DuckDBPyConnection
+) -> bool:
+    """Whether no function of that name is about one record, or a macro calls such a one."""
+    kinds = {kind for kind, *_ in known.get(name, ())}
+    if kinds and not kinds & {"scalar", "macro"}:
+        return True
+    return any(
+        node.get("class") in ("SUBQUERY", "WINDOW")
+        or (
+            node.get("class") == "FUNCTION"
+            and _is_about_many(node["function_name"].lower(), known, connection)
+        )
+        for node in _macro_nodes(name, known, connection)
+    )
+
+
+def _is_changing(
+    name: str, known: Mapping[str, list[Any]], connection: duckdb.DuckDBPyConnection
+) -> bool:
+    """Whether a function, or one that a macro calls, gives another answer each time."""
+    if name.startswith("current_"):  # Not what DuckDB's table says of all of them.
+        return True
+    if any(stability not in (None, "CONSISTENT") for _, stability, _ in known.get(name, ())):
+        return True
+    for node in _macro_nodes(name, known, connection):
+        if node.get("class") == "COLUMN_REF":  # A parameter, or current_timestamp.
+            called = node["column_names"][-1].lower()
+            if called.startswith("current_"):
+                return True
+        elif node.get("class") == "FUNCTION":
+            if _is_changing(node["function_name"].lower(), known, connection):
+                return True
+    return False
+
+
+def _macro_nodes(
+    name: str, known: Mapping[str, list[Any]], connection: duckdb.DuckDBPyConnection
+) -> Iterator[dict[str, Any]]:
+    """Yields what the macros of a name are made of, but for calls of itself."""
+    for kind, _, definition in known.get(name, ()):
+        if kind == "macro":
+            for node in _nodes(_parse(definition, connection, name)):
+                if node.get("function_name", "").lower() != name:
+                    yield node
 
 
 def _bind(
     expression: str,
+    kind: str,
     columns: Mapping[str, str],
     connection: duckdb.DuckDBPyConnection,
     where: str,
@@ -139,10 +193,19 @@ def _bind(
     listed = ", ".join(f"{_quoted(column)} {sql_type}" for column, sql_type in columns.items())
     listed = listed or "_ BOOLEAN"  # DuckDB wants a column.
     connection.execute(f"CREATE TABLE block ({listed})")
+    if not columns:  # Then it has one value, which is right or wrong for all records.
+        connection.execute("INSERT INTO block VALUES (NULL)")
     try:
-        connection.execute(f"SELECT (\n{expression}\n) FROM block")
+        found = connection.sql(f"SELECT (\n{expression}\n) FROM block").types[0]
+        if kind != "VARCHAR" and found.id in _NO_NUMBERS:
+            raise SpecError(f"{where}: must be {kind}, but is {found}. Compare or cast it.")
+        connection.execute(f"SELECT {_cast(expression, kind)} FROM block").fetchall()
     except duckdb.Error as error:
-        raise SpecError(f"{where}: {sql.one_line(str(error))}. Mend {expression!r}.") from error
+        raise SpecError(f"{where}: {sql.one_line(str(error))}. Mend it.") from error
+
+
+def _cast(expression: str, kind: str) -> str:
+    return f"CAST((\n{expression}\n) AS {kind})"
 
 
 def _quoted(name: str) -> str:
@@ -187,8 +250,8 @@ def evaluate(
 
 
 def _evaluate(expressions: Sequence[tuple[str, str]], block: pa.RecordBatch) -> list[pa.Array]:
-    selected = (
-        f"CAST((\n{text}\n) AS {kind}) AS c{i}" for i, (text, kind) in enumerate(expressions)
-    )
+    selected = (f"{_cast(text, kind)} AS c{i}" for i, (text, kind) in enumerate(expressions))
     result = sql.query(f"SELECT {', '.join(selected)} FROM block", block)
+    if result.num_rows != block.num_rows:
+        raise RuntimeError(f"{result.num_rows} answers for {block.num_rows} records.")
     return [column.combine_chunks() for column in result.columns]

@@ -104,7 +104,8 @@ def plan(spec: Spec, columns: Sequence[str]) -> Plan:
     for rule in spec.filter:
         used |= filters.used_columns(rule.where, sql_types, f"filter {rule.name!r}")
     if spec.label and spec.label.expression:
-        used |= filters.used_columns(spec.label.expression, sql_types, "label.expression")
+        kind = LABEL_SQL_TYPES[spec.label.type]
+        used |= filters.used_columns(spec.label.expression, sql_types, "label.expression", kind)
     if spec.split.column:
         used.add(spec.split.column)
         _check_split_values(spec, types[spec.split.column])

@@ -5,7 +5,7 @@ import pytest
 from beam_jobs import filters
 from beam_jobs.errors import DataError, SpecError
 
-COLUMNS = {"age": "DOUBLE", "name": "VARCHAR", "odd name": "BIGINT"}
+COLUMNS = {"age": "DOUBLE", "name": "VARCHAR", "odd name": "BIGINT", "day": "DATE"}
 
 
 def evaluated(expressions, block, where="x") -> list[pa.Array]:
@@ -26,6 +26,8 @@ def evaluated(expressions, block, where="x") -> list[pa.Array]:
         ("len(list_filter([1, 2], lambda n: n > age)) = 1", {"age"}),
         ("age(DATE '2000-01-01', DATE '1999-01-01') > INTERVAL 1 DAY", set()),
         ("true", set()),
+        ("repeat(name, 2) = 'aa' AND range(3) IS NOT NULL", {"name"}),
+        ("split_part(name, ' ', 1) = 'a' AND list_sum([age]) > 0", {"age", "name"}),
     ],
 )
 def test_columns_that_an_expression_reads(expression, columns):
@@ -35,7 +37,7 @@ def test_columns_that_an_expression_reads(expression, columns):
 @pytest.mark.parametrize(
     "expression, message",
     [
-        ("agee > 3", "there is no column 'agee'\\. The columns are age, name, odd name\\.$"),
+        ("agee > 3", "there is no column 'agee'\\. The columns are age, name, odd name, day\\.$"),
         ("age >", "not SQL: syntax error"),
         ("age = 1; SELECT 2", "not SQL: syntax error"),
         ("1) FROM block; DROP TABLE block; SELECT (1", "not SQL: "),
@@ -60,6 +62,18 @@ def test_columns_that_an_expression_reads(expression, columns):
         ("block IS NULL", "there is no column 'block'"),
         ("block.age > 3", "there is no column 'block.age'"),
         ("rowid > 3", "there is no column 'rowid'"),
+        ("geomean(age) > 3", r"geomean\(\) looks at many records"),
+        ("geometric_mean(age) > 3", r"geometric_mean\(\) looks at many records"),
+        ("wavg(age, 1) > 3", r"wavg\(\) looks at many records"),
+        ("json_group_structure(age) IS NULL", r"json_group_structure\(\) looks at many records"),
+        ("regexp_split_to_table(name, ' ') = 'a'", r"regexp_split_to_table\(\) looks at many"),
+        ("generate_subscripts([1], 1) = 1", r"generate_subscripts\(\) looks at many records"),
+        ("unnest([1, 2]) = 1", r"unnest\(\) looks at many records"),
+        ("pg_postmaster_start_time() IS NULL", r"pg_postmaster_start_time\(\) gives another"),
+        ("pg_sleep(1) IS NULL", r"pg_sleep\(\) gives another answer each time"),
+        ("[true]", r"must be BOOLEAN, but is BOOLEAN\[\]\. Compare or cast it\."),
+        ("'abc'", "Could not convert string 'abc' to BOOL"),
+        ("day", r"must be BOOLEAN, but is DATE\. Compare or cast it\."),
     ],
 )
 def test_no_condition_on_one_record(expression, message):
