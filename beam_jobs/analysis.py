@@ -40,6 +40,19 @@ class FeatureStatistics:
         return self.seen.moments.mean if self.seen else math.nan
 
     @property
+    def offset(self) -> int:
+        """What to subtract from whole numbers before they become float64: 0 if all fit there."""
+        ends = (self.seen.min, self.seen.max) if self.seen else ()
+        if self.seen is None or all(end is None or abs(end) <= 2**53 for end in ends):
+            return 0
+        return math.floor(self.seen.moments.exact_mean)
+
+    @property
+    def mean_above_offset(self) -> float:
+        """The mean less the offset, rounded once."""
+        return float(self.seen.moments.exact_mean - self.offset) if self.seen else math.nan
+
+    @property
     def std(self) -> float:
         """The population standard deviation that the step sees."""
         return self.seen.moments.std if self.seen else math.nan
@@ -101,9 +114,14 @@ def _number_feature(feature: Column, raw: Numbers, summary: Summary) -> FeatureS
             counts = counts + imputed
         edges = counts.quantile_edges(int(feature.num_buckets or 2))
         if dtype == np.int64:  # A cell of the grid starts at a fraction: the next whole number.
-            edges = np.unique(np.ceil(edges).astype(np.int64)) if counts.is_grid else edges
+            edges = _whole(edges) if counts.is_grid else edges
     seen = dataclasses.replace(seen, missing=0) + copies
     return FeatureStatistics(raw, seen, fill, edges)
+
+
+def _whole(edges: np.ndarray) -> np.ndarray:
+    """Returns the next whole number of each float64; the greatest int64 is 2**63 there."""
+    return np.unique(np.array([min(math.ceil(edge), 2**63 - 1) for edge in edges], np.int64))
 
 
 def _fill(feature: Column, raw: Numbers, summary: Summary) -> float | int | None:

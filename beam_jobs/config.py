@@ -23,6 +23,8 @@ SPLITS = ("train", "validation", "test")  # The order in which fractions are cum
 SplitName = Literal["train", "validation", "test"]
 Number = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
 FeatureName = Annotated[StrictStr, Field(pattern=r"^[^\x00-\x1f]+$")]
+Count = Annotated[StrictInt, Field(ge=1, le=2**62)]  # Of what TensorFlow counts in int64.
+Pixels = Annotated[StrictInt, Field(ge=1, le=8192)]  # Squared, float32: an Example holds 2 GiB.
 NonEmpty = Annotated[StrictStr, Field(min_length=1)]
 Fractions = dict[SplitName, Annotated[Number, Field(gt=0, le=1)]]
 
@@ -183,11 +185,11 @@ class Column(_Section):
     transform: Transform | tuple[Transform, ...] = ()
     missing: StrictStr | Number = "reject"
     indicator: StrictBool = False
-    num_buckets: Annotated[StrictInt, Field(ge=2)] | None = None
-    top_k: Annotated[StrictInt, Field(ge=1)] | None = None
-    num_oov_buckets: Annotated[StrictInt, Field(ge=1)] | None = None
-    frequency_threshold: Annotated[StrictInt, Field(ge=1)] | None = None
-    hash_buckets: Annotated[StrictInt, Field(ge=1)] | None = None
+    num_buckets: Annotated[StrictInt, Field(ge=2, le=1_000_000)] | None = None
+    top_k: Count | None = None
+    num_oov_buckets: Count | None = None
+    frequency_threshold: Count | None = None
+    hash_buckets: Count | None = None
 
     @property
     def transforms(self) -> tuple[str, ...]:
@@ -267,7 +269,7 @@ class Column(_Section):
 class Image(_Section):
     """A feature made of an image file."""
 
-    size: tuple[Annotated[StrictInt, Field(ge=1)], Annotated[StrictInt, Field(ge=1)]]
+    size: tuple[Pixels, Pixels]
     channels: Literal[1, 3, 4] = 3
     method: Literal[
         "bilinear",
@@ -281,7 +283,7 @@ class Image(_Section):
     ] = "bilinear"
     antialias: StrictBool = True
     crop: Literal["none", "center"] = "none"
-    rescale: Annotated[Number, Field(gt=0)] = 1
+    rescale: Annotated[Number, Field(ge=1e-9, le=1e9)] = 1
     featurewise_center: StrictBool = False
     featurewise_std_normalization: StrictBool = False
     store: Literal["uint8", "float32"] = "uint8"
@@ -315,7 +317,7 @@ class Output(_Section):
     """`[output]`: how to write, and how much unreadable input to bear."""
 
     num_shards: Annotated[StrictInt, Field(ge=1, le=99999)] | None = None
-    shard_mb: Annotated[Number, Field(gt=0)] | None = None
+    shard_mb: Annotated[Number, Field(ge=0.001, le=1_000_000)] | None = None
     compression: Literal["gzip", "none"] = "none"
     max_rejected: Annotated[Number, Field(ge=0, le=1)] = 0.01
 

@@ -143,7 +143,11 @@ def finished_shards(output: str) -> dict[str, ShardResult]:
     found = {}
     for name in files.names(folder):
         if ".tfrecord" in name and name.endswith(".json"):
-            result = ShardResult.from_json(json.loads(files.read(files.join(folder, name)) or b""))
+            try:
+                data = files.read(files.join(folder, name)) or b""
+                result = ShardResult.from_json(json.loads(data))
+            except (ValueError, LookupError, TypeError, AttributeError):
+                continue  # Damaged, as by a power cut: the shard is made again.
             if is_intact(output, result.info):
                 found[result.info.file] = result
     return found

@@ -98,11 +98,13 @@ def _feature_slots(feature: Column) -> dict[str, tuple[tf.DType, tuple[int | Non
     needed: dict[str, tuple[tf.DType, tuple[int | None, ...], Any]] = {}
     if feature.missing in ("mean", "median"):
         needed["fill"] = (tf.float64, (), lambda s: s.fill)
+    if exact and feature.last_step in ("center", "scale_to_z_score"):
+        needed["offset"] = (tf.int64, (), lambda s: s.offset)
     match feature.last_step:
         case "center":
-            needed["mean"] = (tf.float64, (), lambda s: s.mean)
+            needed["mean"] = (tf.float64, (), lambda s: s.mean_above_offset if exact else s.mean)
         case "scale_to_z_score":
-            needed["mean"] = (tf.float64, (), lambda s: s.mean)
+            needed["mean"] = (tf.float64, (), lambda s: s.mean_above_offset if exact else s.mean)
             needed["std"] = (tf.float64, (), lambda s: s.std or 1.0)
         case "scale_to_0_1":
             needed["min"] = (number, (), lambda s: s.seen.min)
@@ -270,15 +272,20 @@ def _number(feature: Column, values: tf.Tensor, known: Mapping[str, tf.Tensor]) 
         case "bucketize":
             return tf.searchsorted(known["edges"], values, side="right", out_type=tf.int64)
         case "center":
-            values = tf.cast(values, tf.float64) - known["mean"]
+            values = _above_offset(values, known) - known["mean"]
         case "scale_to_z_score":
-            values = (tf.cast(values, tf.float64) - known["mean"]) / known["std"]
+            values = (_above_offset(values, known) - known["mean"]) / known["std"]
         case "scale_to_0_1":
             distance = _difference(values, known["min"])
             is_constant = tf.equal(known["range"], 0)
             scaled = distance / tf.where(is_constant, tf.ones([], tf.float64), known["range"])
             values = tf.where(is_constant, tf.zeros_like(scaled), scaled)
     return tf.cast(values, tf.float32)
+
+
+def _above_offset(values: tf.Tensor, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Returns values as float64; whole ones less an offset, so that large ones keep their units."""
+    return _difference(values, known["offset"]) if "offset" in known else values
 
 
 def _difference(values: tf.Tensor, low: tf.Tensor) -> tf.Tensor:

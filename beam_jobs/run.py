@@ -9,6 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 import tensorflow_transform.beam as tft_beam
+from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import dataset_info, engines, files, image_records, pipeline, progress, rows
 from beam_jobs.config import Spec
@@ -65,6 +66,8 @@ def run(
       DataError: The data or the job failed.
     """
     beam_options = engines.options(runner)
+    if not output:
+        raise SpecError("--output: must name a folder, but is empty. Give a folder.")
     for option, folder in (("--output", output), ("--temp-dir", temp_dir or "")):
         _check_folder(option, folder)
     listed = listing.list_files(spec.source)
@@ -100,7 +103,15 @@ def run(
 
 
 def _check_folder(option: str, folder: str) -> None:
-    """Raises a SpecError for a name that TensorFlow, which writes there too, cannot take."""
+    """Raises a SpecError for a folder that we, or TensorFlow, which writes there, cannot take."""
+    try:
+        folder.encode()
+        FileSystems.get_filesystem(folder)
+    except UnicodeEncodeError as error:
+        name = os.fsencode(folder)
+        raise SpecError(f"{option}: {name!r} is not UTF-8. Give another folder.") from error
+    except ValueError as error:
+        raise SpecError(f"{option}: {folder!r}: {error}") from error
     if found := set("*?[") & set(folder):
         raise SpecError(
             f"{option}: {folder!r} holds {min(found)!r}, which TensorFlow takes for a pattern. "
@@ -109,9 +120,25 @@ def _check_folder(option: str, folder: str) -> None:
 
 
 def read_info(output: str) -> dict[str, Any] | None:
-    """Returns what the manifest of a folder says; None if there is no finished dataset."""
-    data = files.read(files.join(output, dataset_info.FILE))
-    return None if data is None else json.loads(data)
+    """Returns what the manifest of a folder says; None if there is no finished dataset.
+
+    Raises:
+      SpecError: It is damaged.
+    """
+    path = files.join(output, dataset_info.FILE)
+    data = files.read(path)
+    info = None if data is None else _json(data)
+    if data is not None and not isinstance(info, dict):
+        raise SpecError(f"{path}: is damaged. Give --overwrite to make the dataset again.")
+    return info
+
+
+def _json(data: bytes) -> Any:
+    """Returns what JSON says; None where it is none."""
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
 
 
 def _plan(listed: Sequence[File], spec: Spec) -> rows.Plan:
@@ -127,8 +154,8 @@ def _finished_dataset(
     spec: Spec, fingerprint: str, output: str, overwrite: bool
 ) -> dict[str, Any] | None:
     """Returns the manifest if the dataset is already there."""
-    info = read_info(output)
-    if info is None or overwrite:
+    info = None if overwrite else read_info(output)
+    if info is None:
         return None
     for key, ours, what in (
         ("spec_digest", spec.digest, "spec"),
@@ -164,7 +191,7 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
     state_file = files.join(output, PROGRESS_FOLDER, "job.json")
     before = files.read(state_file)
     finished = {}
-    if before is not None and json.loads(before) == state and not overwrite:
+    if before is not None and _json(before) == state and not overwrite:
         finished = finished_shards(output)
     files.remove(files.join(output, dataset_info.FILE))  # First: from here on it is no dataset.
     for name in names:

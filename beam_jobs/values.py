@@ -44,8 +44,16 @@ def parse(text: pa.StringArray, dtype: str) -> tuple[pa.Array, list[Fault]]:
 
 
 def to_float32(values: pa.DoubleArray) -> tuple[pa.FloatArray, list[Fault]]:
-    """Rounds float64 to float32; what overflows there is `non_finite`."""
+    """Rounds float64 to float32; what overflows there is `non_finite`.
+
+    What is smaller than the smallest normal float32, 1.2e-38, becomes 0: TensorFlow takes it for 0
+    in every op, in the transform and in training, so the statistics must, too.
+    """
     narrowed = pc.cast(values, pa.float32(), safe=False)
+    is_tiny = pc.less(pc.abs(narrowed), pa.scalar(np.finfo(np.float32).tiny, pa.float32()))
+    if pc.any(is_tiny).as_py():
+        zero = pc.multiply(narrowed, pa.scalar(0, pa.float32()))  # Keeps the sign.
+        narrowed = pc.if_else(is_tiny, zero, narrowed)
     return _set_aside(narrowed, pc.invert(pc.is_finite(narrowed)), "non_finite")
 
 
@@ -111,9 +119,11 @@ def _sort_words(text: pa.StringArray, grammar: str) -> tuple[pa.StringArray, lis
 
 
 def _parse_by_sql(text: pa.StringArray, dtype: str) -> tuple[pa.Array, list[Fault]]:
-    """Parses bool, date and timestamp as DuckDB's TRY_CAST does."""
+    """Parses bool, date and timestamp as DuckDB's TRY_CAST does; a time with an offset in UTC."""
     block = pa.table({"text": text})
-    cast = sql.query(f"SELECT TRY_CAST(text AS {dtype}) FROM block", block).column(0)
+    kind = "TIMESTAMPTZ" if dtype == "timestamp" else dtype
+    query = f"SELECT CAST(TRY_CAST(text AS {kind}) AS {dtype}) FROM block"
+    cast = sql.query(query, block).column(0)
     array = cast.combine_chunks().cast(ARROW_TYPES[dtype])
     return array, _set_aside(array, pc.and_(pc.is_valid(text), pc.is_null(array)), "unparsable")[1]
 

@@ -105,6 +105,17 @@ def test_inspect_shows_records(finished):
             "--temp-dir: 'a[1]' holds '[', which TensorFlow takes for a pattern. "
             "Give another folder.",
         ),
+        (["--output", ""], "--output: must name a folder, but is empty. Give a folder."),
+        (
+            ["--output", "out\udcff"],
+            "--output: b'out\\xff' is not UTF-8. Give another folder.",
+        ),
+        (
+            ["--output", "nowhere://out"],
+            "--output: 'nowhere://out': Unable to get filesystem from specified path, please use "
+            "the correct path or ensure the required dependency is installed, e.g., pip "
+            "install apache-beam[gcp]. Path specified: nowhere://out",
+        ),
         (
             ["--output", "out*"],
             "--output: 'out*' holds '*', which TensorFlow takes for a pattern. "

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from beam_jobs.config import load_spec
+from beam_jobs.errors import SpecError
 from beam_jobs.run import run
+from beam_jobs.verify import verify
 
 SPEC = """\
 name = "images"
@@ -109,3 +111,31 @@ def test_another_spec_starts_afresh(tmp_path):
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrecord")}
     assert sorted(after) == sorted(before)
     assert not set(after.values()) & set(before.values())
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"spec_digest": 1}'])
+def test_damaged_notes_of_an_earlier_try_start_afresh(damage, tmp_path):
+    spec = start(tmp_path)
+    out = tmp_path / "out"
+    (out / ".progress").mkdir(parents=True)
+    run_until_it_fails(spec, out)
+    notes = [out / ".progress" / "job.json", *(out / ".progress").glob("*.tfrecord.json")]
+    assert len(notes) == 7
+    for note in notes:
+        note.write_bytes(damage)
+    info = run(spec, str(out))
+    assert verify(str(out)) == []
+    assert info["splits"]["train"]["num_examples"] > 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]"])
+def test_a_damaged_manifest_is_replaced_when_asked(damage, tmp_path):
+    spec = start(tmp_path)
+    out = tmp_path / "out"
+    before = run(spec, str(out))
+    manifest = out / "dataset_info.json"
+    manifest.write_bytes(damage)
+    message = "dataset_info.json: is damaged. Give --overwrite to make the dataset again."
+    with pytest.raises(SpecError, match=message):
+        run(spec, str(out))
+    assert run(spec, str(out), overwrite=True) == before

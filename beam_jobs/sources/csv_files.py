@@ -3,6 +3,8 @@
 import codecs
 import csv
 import dataclasses
+import functools
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
@@ -21,6 +23,7 @@ from beam_jobs.sources import quoting
 from beam_jobs.sources.listing import File
 from beam_jobs.sources.quoting import Dialect, State
 
+_MAX_HEADER_BYTES = 16 << 20  # A hundred thousand columns have 2 MB of names.
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
@@ -76,20 +79,11 @@ def dialect(source: Source) -> Dialect:
             raise SpecError(f"source.{key}: must be one ASCII character, but is {character!r}.")
     if source.delimiter == source.quote:
         raise SpecError(f"source.quote: must differ from delimiter, but both are {source.quote!r}.")
-    if not _is_utf8(source.encoding):
-        ascii_bytes = bytes(range(128))
-        try:
-            one_byte = all(
-                len(bytes([b]).decode(source.encoding, "replace")) == 1 for b in range(256)
-            )
-            is_superset = ascii_bytes.decode(source.encoding) == ascii_bytes.decode("ascii")
-        except (LookupError, UnicodeDecodeError):
-            one_byte = is_superset = False
-        if not (one_byte and is_superset):
-            raise SpecError(
-                "source.encoding: must be utf-8 or an encoding of one byte a character such as "
-                f"latin-1, but is {source.encoding!r}. Convert the files to UTF-8."
-            )
+    if not _is_utf8(source.encoding) and not _is_single_byte(source.encoding):
+        raise SpecError(
+            "source.encoding: must be utf-8 or an encoding of one byte a character such as "
+            f"latin-1, but is {source.encoding!r}. Convert the files to UTF-8."
+        )
     return Dialect(ord(source.delimiter), ord(source.quote))
 
 
@@ -97,6 +91,19 @@ def _is_utf8(encoding: str) -> bool:
     try:
         return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
     except LookupError:
+        return False
+
+
+@functools.lru_cache
+def _is_single_byte(encoding: str) -> bool:
+    """Whether each byte is a character, whatever stands before it, and ASCII is as it is."""
+    ascii_bytes = bytes(range(128))
+    pairs = (bytes(pair) for pair in itertools.product(range(256), repeat=2))
+    try:
+        if ascii_bytes.decode(encoding) != ascii_bytes.decode("ascii"):
+            return False
+        return all(len(pair.decode(encoding, "replace")) == 2 for pair in pairs)
+    except (LookupError, UnicodeError):
         return False
 
 
@@ -173,12 +180,13 @@ def check_columns(scanned: Sequence[Unit]) -> None:
             )
 
 
-def _pieces(text: BinaryIO, size_bytes: int, quote: int) -> Iterator[bytes]:
+def _pieces(text: BinaryIO, size_bytes: int, quote: int, growth: int = 1) -> Iterator[bytes]:
     """Yields a text in pieces; none but the last ends with a quote, which may be half of two."""
     while piece := text.read(size_bytes):
         while piece[-1] == quote and (more := text.read(1)):
             piece += more
         yield piece
+        size_bytes *= growth
 
 
 def _read_header(path: str, source: Source) -> tuple[tuple[str, ...], int, int]:
@@ -190,8 +198,13 @@ def _read_header(path: str, source: Source) -> tuple[tuple[str, ...], int, int]:
         if not source.header:
             return source.columns or (), start, 1
         read = read[start:]
-        for piece in _pieces(text, 1 << 16, rules.quote):
+        for piece in _pieces(text, 1 << 16, rules.quote, growth=2):
             read += piece
+            if len(read) > _MAX_HEADER_BYTES:
+                raise DataError(
+                    f"{path}: the header has no end in {_MAX_HEADER_BYTES >> 20} MiB. Close its "
+                    "quotes, or give a text file."
+                )
             array = np.frombuffer(read, np.uint8)
             ends = quoting.record_ends(array, quoting.toggles(array, rules))
             if (ends[:-1] >= _num_leading_line_ends(read)).any():
@@ -222,7 +235,10 @@ def _column_names(header: bytes, path: str, source: Source) -> tuple[str, ...]:
             f"{path}: the header is not {source.encoding}: {error.reason}. Set source.encoding."
         ) from error
     reader = csv.reader([text], delimiter=source.delimiter, quotechar=source.quote)
-    names = [name.strip() if source.trim else name for name in next(reader)]
+    try:
+        names = [name.strip() if source.trim else name for name in next(reader)]
+    except csv.Error as error:
+        raise DataError(f"{path}: header: {error}. Mend the header.") from error
     for name in names:
         if names.count(name) > 1 or "\0" in name:
             what = "stands there twice" if names.count(name) > 1 else "has a NUL byte"

@@ -6,17 +6,17 @@ import hashlib
 import os
 import posixpath
 import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs.config import Source
 from beam_jobs.errors import DataError, SpecError
 
 _PATTERN = re.compile(r"\[!?\]?[^\]]*\]|[*?]")
+_WILDCARDS = re.compile(r"\*\*|" + _PATTERN.pattern)
 _QUOTED = re.compile(r"\[([*?[])\]")  # What glob.escape writes.
 
 
@@ -40,7 +40,7 @@ class File:
 
 
 def list_files(source: Source) -> list[File]:
-    """Returns the files that the paths match, dot-files apart, sorted by path.
+    """Returns the files that the paths match, dot-files apart that are not named, sorted by path.
 
     Raises:
       SpecError: A path matches nothing, or a file is matched twice.
@@ -48,7 +48,7 @@ def list_files(source: Source) -> list[File]:
     listed: dict[str, File] = {}
     for split, paths in source.split_paths.items():
         for path in paths:
-            files = [file for file in _match(path, split) if not _is_hidden(file.relative)]
+            files = _match(path, split)
             if not files:
                 said = _unquoted(path)
                 raise SpecError(f"source.paths: {said!r} matches no file. Correct the path.")
@@ -77,43 +77,88 @@ def _wildcard(pattern: str) -> int | None:
 
 
 def _match(path: str, split: str | None) -> list[File]:
+    """Returns the files that a path names: itself, all below it, or all that it is a pattern of."""
     literal = _unquoted(path)
     try:
         if FileSystems.exists(literal):  # A file may be called `part[1].csv`.
             path = glob.escape(literal)
         wildcard = _wildcard(path)
         found = _files(path)
-        root = literal
         if wildcard is not None:
             root = _unquoted(path[: path.rfind("/", 0, wildcard) + 1])
-        elif found:
-            root = posixpath.dirname(literal)
+        elif found:  # Named outright: it counts, whatever it is called.
+            return [_file(file, posixpath.dirname(literal), split) for file in found]
         else:
+            root = literal
             found = _files(posixpath.join(path, "**"))
-    except (BeamIOError, ValueError) as error:
+    except (BeamIOError, OSError, ValueError) as error:
         raise SpecError(f"source.paths: {literal!r} cannot be listed: {error}.") from error
-    return [_file(metadata, root, split) for metadata in found]
+    files = [_file(file, root, split) for file in found]
+    return [file for file in files if not _is_hidden(file.relative)]
 
 
-def _files(pattern: str) -> list[FileMetadata]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # Beam's regular expression for "[[]".
-        found = FileSystems.match([pattern])[0].metadata_list
-    return [file for file in found if not _is_folder(file)]
+def _files(pattern: str) -> list[tuple[str, int, float]]:
+    """Returns path, size in bytes and time of each regular file that a pattern matches."""
+    if FileSystems.get_scheme(pattern) is not None:
+        return [
+            (file.path, file.size_in_bytes, file.last_updated_in_seconds or 0.0)
+            for file in FileSystems.match([pattern])[0].metadata_list
+            if not file.path.endswith("/")
+        ]
+    wildcard = _wildcard(pattern)
+    if wildcard is None:
+        path = _unquoted(pattern)
+        status = os.stat(path) if os.path.isfile(path) else None
+        return [(path, status.st_size, status.st_mtime)] if status else []
+    root = _unquoted(pattern[: pattern.rfind("/", 0, wildcard) + 1])
+    if not os.path.isdir(root or "."):
+        return []
+    matches = _regex(pattern).fullmatch
+    return [file for file in _walk(root, frozenset()) if matches(file[0])]
 
 
-def _is_folder(file: FileMetadata) -> bool:
-    return os.path.isdir(file.path) or file.path.endswith("/")
+def _walk(folder: str, above: frozenset[str]) -> Iterator[tuple[str, int, float]]:
+    """Yields path, size and time of all regular files below a folder, "" or ending in "/".
+
+    Links are followed, but not back to a folder that leads here.
+    """
+    real = os.path.realpath(folder or ".")
+    if real in above:
+        return
+    with os.scandir(folder or ".") as entries:
+        for entry in entries:
+            path = folder + entry.name
+            if entry.is_dir():
+                yield from _walk(f"{path}/", above | {real})
+            elif entry.is_file():
+                status = entry.stat()
+                yield path, status.st_size, status.st_mtime
 
 
-def _file(metadata: FileMetadata, root: str, split: str | None) -> File:
-    if not _is_text(metadata.path):
+def _regex(pattern: str) -> re.Pattern[str]:
+    """Returns a pattern as a regular expression; Beam's own `*` stops at a backslash."""
+    parts, position = [], 0
+    for match in _WILDCARDS.finditer(pattern):
+        parts.append(re.escape(pattern[position : match.start()]))
+        parts.append({"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(match[0]) or _one_of(match[0]))
+        position = match.end()
+    return re.compile("".join(parts) + re.escape(pattern[position:]), re.DOTALL)
+
+
+def _one_of(characters: str) -> str:
+    """Returns `[abc]` or `[!abc]` as a regular expression."""
+    inside = re.sub(r"([\\\[&~|^])", r"\\\1", characters[1:-1].removeprefix("!"))
+    return f"[{'^' if characters.startswith('[!') else ''}{inside}]"
+
+
+def _file(found: tuple[str, int, float], root: str, split: str | None) -> File:
+    path, size_bytes, modified = found
+    if not _is_text(path):
         raise SpecError(
-            f"source.paths: the file name {os.fsencode(metadata.path)!r} is not UTF-8. Rename it."
+            f"source.paths: the file name {os.fsencode(path)!r} is not UTF-8. Rename it."
         )
-    relative = metadata.path[len(root) :].lstrip("/") if root else metadata.path
-    modified = metadata.last_updated_in_seconds or 0.0
-    return File(metadata.path, relative, metadata.size_in_bytes, modified, split)
+    relative = path[len(root) :].lstrip("/") if root else path
+    return File(path, relative, size_bytes, modified, split)
 
 
 def _is_text(name: str) -> bool:

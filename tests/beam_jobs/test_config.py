@@ -195,6 +195,23 @@ MISTAKES = [
     ),
     ({"features/age/indicator": 1}, "features.age.indicator: must be true or false, but is 1."),
     ({"output/shard_mb": 4}, "output: takes num_shards or shard_mb, not both."),
+    (
+        {"output/shard_mb": 1e-7, "output/num_shards": None},
+        "output.shard_mb: must be greater than or equal to 0.001, but is 1e-07.",
+    ),
+    (
+        {"features/age/num_buckets": 10**12, "features/age/transform": "bucketize"},
+        "features.age.num_buckets: must be less than or equal to 1000000, but is 1000000000000.",
+    ),
+    (
+        {
+            "features/age/dtype": "string",
+            "features/age/transform": "hash_strings",
+            "features/age/hash_buckets": 10**19,
+        },
+        "features.age.hash_buckets: must be less than or equal to 4611686018427387904, but is "
+        "10000000000000000000.",
+    ),
     ({"output/num_shards": "4"}, "output.num_shards: must be a whole number, but is '4'."),
 ]
 IMAGE_MISTAKES = [
@@ -215,6 +232,14 @@ IMAGE_MISTAKES = [
     (
         {"features/image/rescale": math.inf},
         "features.image.rescale: must be a finite number, but is inf.",
+    ),
+    (
+        {"features/image/rescale": 1e200},
+        "features.image.rescale: must be less than or equal to 1000000000, but is 1e+200.",
+    ),
+    (
+        {"features/image/size": [1, 9000]},
+        "features.image.size.1: must be less than or equal to 8192, but is 9000.",
     ),
     ({"label/type": "int64"}, 'the label of an image is type = "class".'),
 ]

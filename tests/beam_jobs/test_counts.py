@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import moments as oracle
 
-from beam_jobs import counts
+from beam_jobs import analysis, counts
+from beam_jobs.config import parse_spec
 from beam_jobs.counts import NumberCounts, TokenCounts
 from beam_jobs.errors import DataError
+from beam_jobs.summaries import Numbers, Summary
 
 NUMBERS = st.one_of(
     st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=60),
@@ -168,3 +170,32 @@ def test_too_many_tokens_stop_the_job_unless_top_k(monkeypatch):
     with pytest.raises(DataError, match=r"features\.f: 4 distinct tokens are more than 3\. Set"):
         tokens(list("abcd")).vocabulary("f", None, None)
     assert tokens(list("abcdd")).vocabulary("f", 2, None) == [b"d", b"a"]
+
+
+def test_the_greatest_whole_number_has_an_edge_too():
+    rng = np.random.default_rng(0)
+    values = np.append(rng.permutation(counts.MAX_DISTINCT_NUMBERS + 1), [2**63 - 1] * 30_000)
+    assert NumberCounts.of(values).is_grid
+    spec = parse_spec(
+        {
+            "name": "t",
+            "source": {"format": "csv", "paths": ["t.csv"]},
+            "split": {"fractions": {"train": 1.0}},
+            "features": {"x": {"dtype": "int64", "transform": "bucketize", "num_buckets": 4}},
+        },
+        "t.toml",
+    )
+    key = ("x", ())
+    summary = Summary(
+        read=values.size,
+        num_examples=Counter(train=values.size),
+        columns={("train", "x"): Numbers.of(values)},
+        numbers={key: NumberCounts.of(values)},
+    )
+    edges = analysis.analyze(spec, summary)["x"].edges
+    ordered = np.sort(values)
+    assert ordered[-(values.size // 4)] == 2**63 - 1
+    exact = [ordered[-(-i * values.size // 4) - 1] for i in (1, 2, 3)]
+    assert edges.dtype == np.int64
+    np.testing.assert_allclose(edges[:2], exact[:2], rtol=2e-4)
+    assert edges[2] == exact[2]

@@ -136,11 +136,24 @@ def test_an_open_quote_in_the_header_stops(folder):
         (b"a,a\n1,2\n", "header: column 'a' stands there twice"),
         (b"\xff,a\n1,2\n", "the header is not utf-8"),
         (b"a,\0\n1,2\n", r"header: column '\\x00' has a NUL byte"),
+        (b"a," + b"b" * 200_000 + b"\n1,2\n", r"x\.csv: header: field larger than field limit"),
+        (b'a,"b\n' + b"1,2\n" * 5_000_000, r"x\.csv: the header has no end in 16 MiB"),
+        (b"\0" * 17_000_000, r"x\.csv: the header has no end in 16 MiB"),
     ],
 )
 def test_headers_that_cannot_be_used(folder, data, message):
     with pytest.raises(DataError, match=message):
         read(folder, data)
+
+
+NO_SINGLE_BYTES = (
+    "nope shift_jis gbk big5 euc-jp johab utf-7 unicode_escape punycode idna undefined rot13 cp037"
+).split()
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "koi8-r", "cp1255", "ascii"])
+def test_encodings_of_one_byte_a_character(encoding):
+    csv_files.dialect(Source(format="csv", paths=("x",), encoding=encoding))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +163,7 @@ def test_headers_that_cannot_be_used(folder, data, message):
         ({"quote": "\n"}, r"source.quote: must be one ASCII character, but is '\\n'"),
         ({"quote": ","}, "source.quote: must differ from delimiter, but both are ','"),
         ({"encoding": "utf-16"}, "encoding of one byte a character .* but is 'utf-16'"),
-        ({"encoding": "nope"}, "but is 'nope'"),
+        *(({"encoding": name}, f"but is '{name}'") for name in NO_SINGLE_BYTES),
     ],
 )
 def test_options_that_cannot_be_used(kwargs, message):

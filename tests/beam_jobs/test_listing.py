@@ -1,5 +1,6 @@
 """Which files the paths of a spec name."""
 
+import json
 import os
 
 import pytest
@@ -22,7 +23,7 @@ size = [8, 8]
 
 def listed(folder, *paths: str) -> list[listing.File]:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spec.toml").write_text(SPEC.format(paths=list(paths)))
+    (folder / "spec.toml").write_text(SPEC.format(paths=json.dumps(paths)))
     return listing.list_files(load_spec(str(folder / "spec.toml")).source)
 
 
@@ -99,3 +100,54 @@ def test_the_fingerprint_is_of_the_root_too(tmp_path):
     of_d, of_c, also_of_d, also_of_c = map(listing.fingerprint, files)
     assert of_d != of_c
     assert (of_d, of_c) == (also_of_d, also_of_c)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    touch(tmp_path / "elsewhere", "bird/b.png", "bird/c.png")
+    touch(tmp_path / "d", "cat/a.png")
+    (tmp_path / "d" / "bird").symlink_to(tmp_path / "elsewhere" / "bird")
+    (tmp_path / "d" / "cat" / "up").symlink_to(tmp_path / "d")
+    (tmp_path / "elsewhere" / "bird" / "nothing.png").symlink_to(tmp_path / "nothing")
+    expected = ["bird/b.png", "bird/c.png", "cat/a.png"]
+    assert relative(listed(tmp_path, "d")) == expected
+    assert relative(listed(tmp_path, "d/*/*.png")) == expected
+
+
+def test_what_is_no_regular_file_is_left_alone(tmp_path):
+    touch(tmp_path / "d", "a.png")
+    os.mkfifo(tmp_path / "d" / "pipe.png")
+    assert relative(listed(tmp_path, "d")) == ["a.png"]
+    with pytest.raises(SpecError, match="'.*/pipe.png' matches no file"):
+        listed(tmp_path, "d/pipe.png")
+
+
+@pytest.mark.parametrize("pattern", ["d/*", "d/?\\?.png", "d/a[\\]b.png", "d/[!c]*"])
+def test_a_backslash_is_a_character_like_any_other(pattern, tmp_path):
+    touch(tmp_path / "d", "a\\b.png")
+    assert relative(listed(tmp_path, pattern)) == ["a\\b.png"]
+
+
+@pytest.mark.parametrize(
+    "pattern, expected",
+    [
+        ("d/[a-c].png", ["a.png", "c.png"]),
+        ("d/[!a-c].png", ["^.png", "d.png"]),
+        ("d/[^d].png", ["^.png", "d.png"]),
+        ("d/[]].png", []),
+        ("d/+.png", []),
+        ("d/**c.png", ["c.png", "e/c.png"]),
+    ],
+)
+def test_sets_of_characters(pattern, expected, tmp_path):
+    touch(tmp_path / "d", "a.png", "c.png", "d.png", "^.png", "e/c.png")
+    if expected:
+        assert relative(listed(tmp_path, pattern)) == expected
+    else:
+        with pytest.raises(SpecError, match="matches no file"):
+            listed(tmp_path, pattern)
+
+
+def test_a_dot_file_that_is_named_counts(tmp_path):
+    touch(tmp_path / "d", ".a.png", "b.png")
+    assert relative(listed(tmp_path, "d/.a.png")) == [".a.png"]
+    assert relative(listed(tmp_path, "d/*")) == ["b.png"]

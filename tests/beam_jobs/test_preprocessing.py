@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import json
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +35,10 @@ SPEC = {
         "constant": {"dtype": "float32", "transform": "scale_to_0_1"},
         "time": {"dtype": "int64", "transform": "scale_to_0_1"},
         "wide": {"dtype": "int64", "transform": "scale_to_0_1"},
+        "ns_z": {"column": "ns", "dtype": "int64", "transform": "scale_to_z_score"},
+        "ns_centered": {"column": "ns", "dtype": "int64", "transform": "center"},
+        "tiny": {"dtype": "float32"},
+        "tiny_z": {"column": "tiny", "dtype": "float32", "transform": "scale_to_z_score"},
         "token": {"dtype": "string", "transform": "compute_and_apply_vocabulary"},
         "hashed": {
             "column": "token",
@@ -53,7 +58,7 @@ INT64 = ("id", "bucket", "token", "hashed", "holes_missing")
 OUTPUTS = {
     name: "int64" if name in INT64 else "float32" for name in (*SPEC["features"], "holes_missing")
 }
-INPUTS = ("id", "x", "size", "constant", "time", "wide", "token", "holes")
+INPUTS = ("id", "x", "size", "constant", "time", "wide", "ns", "tiny", "token", "holes")
 
 
 def table() -> list[dict]:
@@ -77,6 +82,8 @@ def table() -> list[dict]:
             "constant": 7.5 if row < NUM_TRAIN else 8.0,
             "time": NOW + 61 * row * row,
             "wide": int(wide[row]),
+            "ns": NOW * 1000 + 7 * row,
+            "tiny": float(np.float32(1e-39) * np.float32(row - 5)),
             "token": tokens[row],
             "holes": None if row % 4 == 1 else float(holes[row]),
             "fold": "train" if row < NUM_TRAIN else "test",
@@ -107,7 +114,9 @@ def feed(name, chosen):
         return tf.SparseTensor(indices, present, (len(values), 1))
     if name == "token":
         return tf.constant(values)
-    return tf.constant(values, tf.float32 if name in ("x", "size", "constant") else tf.int64)
+    return tf.constant(
+        values, tf.float32 if name in ("x", "size", "constant", "tiny") else tf.int64
+    )
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +219,34 @@ def test_ints_below_all_of_train_are_exact_too(made):
     found = made.serve([made.rows[0] | {"wide": value} for value in unseen])["wide"]
     expected = np.array([float(v - low) / float(high - low) for v in unseen], np.float32)
     assert found.tolist() == expected.tolist()
+
+
+def test_ints_that_float64_does_not_hold_have_exact_z_scores(made):
+    values = [row["ns"] for row in made.rows]
+    assert len(set(map(float, values))) < NUM_ROWS
+    train = values[:NUM_TRAIN]
+    mean = Fraction(sum(train), NUM_TRAIN)
+    std = math.sqrt(sum((v - mean) ** 2 for v in train) / NUM_TRAIN)
+    expected = [float(v - mean) for v in values]
+    np.testing.assert_allclose(made.stored["ns_centered"], expected, rtol=1e-7)
+    np.testing.assert_allclose(made.stored["ns_z"], np.array(expected) / std, rtol=2e-7)
+    assert len(set(made.stored["ns_z"].tolist())) == NUM_ROWS
+
+
+def test_numbers_below_the_normal_ones_are_0_as_tensorflow_has_them(made):
+    tiny = np.array([row["tiny"] for row in made.rows], np.float32)
+    lowest = np.finfo(np.float32).tiny
+    is_lost = (np.abs(tiny) < lowest) & (tiny != 0)
+    assert 10 < is_lost.sum() < NUM_ROWS // 2
+    seen = np.where(is_lost, 0, tiny).astype(np.float64)
+    assert made.stored["tiny"].tolist() == seen.tolist()
+    train = seen[:NUM_TRAIN]
+    expected = (seen - train.mean()) / train.std()
+    np.testing.assert_allclose(made.stored["tiny_z"], expected, rtol=2e-7, atol=1e-6)
+    info = json.loads((made.folder / "dataset_info.json").read_text())
+    found = info["features"]["tiny_z"]["raw_statistics"]
+    assert (found["min"], found["max"]) == (train.min(), train.max())
+    assert found["mean"] == math.fsum(train) / NUM_TRAIN
 
 
 def test_tokens_that_look_like_nothing_or_hold_newlines(made):

@@ -162,3 +162,19 @@ def test_string_is_the_text_itself():
 )
 def test_what_sql_sees_of_other_types(dtype, text, fate):
     assert fates([text, None], dtype) == [fate, MISSING]
+
+
+def test_a_time_with_an_offset_is_the_same_moment_in_utc():
+    moment = datetime.datetime(2019, 12, 31, 22)
+    texts = ["2020-01-01 00:00:00+02:00", "2019-12-31T22:00:00Z", "2019-12-31 22:00:00"]
+    assert fates([*texts, "2019-12-31 22:00:00 later"], "timestamp") == [moment] * 3 + [UNPARSABLE]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_float32_has_no_numbers_below_the_normal_ones(sign):
+    lowest = 2.0**-126
+    numbers = [sign * lowest, sign * lowest * (1 - 2**-10), sign * 1e-45, sign * 1e-60, None, 1.0]
+    found, faults = values.to_float32(pa.array(numbers, pa.float64()))
+    zero = sign * 0.0
+    assert faults == []
+    assert same(found.to_pylist(), [sign * lowest, zero, zero, zero, None, 1.0])
