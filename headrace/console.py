@@ -28,14 +28,14 @@ def import_run() -> Callable[..., dict[str, Any]]:
 
 @contextmanager
 def _without_keras() -> Iterator[None]:
-    """TensorFlow imported inside it does not import Keras, and with it scikit-learn.
+    """TensorFlow imported inside it does not import Keras 3, and with it scikit-learn.
 
-    Who asks for tf.keras later gets it as ever.
+    TFT sets the same variable, only later, and for good: it wants the old Keras as tf.keras.
     """
     if _LEGACY_KERAS in os.environ:
         yield
         return
-    os.environ[_LEGACY_KERAS] = "1"  # The old Keras: TFT imports that anyway.
+    os.environ[_LEGACY_KERAS] = "1"
     try:
         yield
     finally:

@@ -167,3 +167,13 @@ def test_layers():
     assert "apache_beam" in imports("beam_jobs") and "tensorflow" in imports("trainer")
     assert not imports("trainer") & {"beam_jobs", "headrace", "apache_beam", "tensorflow_transform"}
     assert not imports("beam_jobs") & {"trainer", "headrace"}
+
+
+def test_a_job_imports_no_keras_and_leaves_everything_as_it_was():
+    code = (
+        "import gc, os, sys; from headrace import console; console.import_run(); "
+        "print('keras' in sys.modules, gc.isenabled(), 'TF_USE_LEGACY_KERAS' in os.environ); "
+        "import keras; print(keras.__version__.startswith('3.'))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.split() == ["False", "True", "False", "True"], found.stderr
