@@ -319,13 +319,16 @@ def normalize_shard(
 
 def _normalized(path: str, levels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     values = pa.array(levels.ravel())
-    first = (256 * np.arange(len(levels))).astype(np.uint16)  # Of each channel.
+    channels = (256 * np.arange(len(levels))).astype(np.uint16)
     with open(path, "rb") as file:
         size = os.path.getsize(path)
         while file.tell() < size:
             pixels = np.load(file, allow_pickle=False)
-            # Arrow gathers by small indices, NumPy only by those of 8 bytes: twice as fast.
-            indices = pa.array((pixels + first).ravel())
+            # NumPy adds long rows 15 times as fast as rows of 3, and gathers only by indices of 8
+            # bytes, which takes twice as long as Arrow by these.
+            width = pixels.shape[-2]
+            rows = pixels.reshape(-1, width * len(levels)) + np.tile(channels, width)
+            indices = pa.array(rows.ravel())
             normalized = pc.take(values, indices, boundscheck=False).to_numpy()
             yield normalized.reshape(pixels.shape), np.load(file, allow_pickle=False)
 
