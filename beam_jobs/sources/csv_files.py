@@ -255,18 +255,16 @@ def _cuts(
     for piece in _pieces(text, block_bytes, rules.quote):
         array = np.frombuffer(piece, np.uint8)
         toggled = quoting.toggles(array, rules, state)
-        ends = quoting.record_ends(array, toggled, state)
-        # Never between CR and LF, so that lines are counted right.
-        following = array[np.minimum(ends + 1, array.size - 1)]
-        is_newline = array[ends] == quoting.NEWLINE
-        ends = ends[is_newline | ((ends + 1 < array.size) & (following != quoting.NEWLINE))]
-        if ends.size:
-            end = int(ends[-1]) + 1
-            yield offset + end, line + quoting.num_lines(array[:end], state.last_byte)
         is_quoted = bool((toggled.size + state.is_quoted) % 2)
         if is_quoted and toggled.size:
             quote_line = line + quoting.num_lines(array[: toggled[-1]], state.last_byte)
-        line += quoting.num_lines(array, state.last_byte)
+        end = quoting.last_cut(array, toggled, state)
+        last_byte = state.last_byte
+        if end is not None:
+            line += quoting.num_lines(array[:end], last_byte)
+            yield offset + end, line
+            last_byte = int(array[end - 1])
+        line += quoting.num_lines(array[end or 0 :], last_byte)
         offset += array.size
         state = State(is_quoted, int(array[-1]))
         progress.count("scanning", len(piece))

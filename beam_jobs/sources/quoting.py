@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 
 NEWLINE, RETURN = 0x0A, 0x0D
+_TAIL_BYTES = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,28 @@ def num_fields(text: np.ndarray, starts: np.ndarray, dialect: Dialect) -> np.nda
     return np.diff(np.searchsorted(delimiters, np.append(starts, text.size))) + 1
 
 
+def last_cut(text: np.ndarray, toggled: np.ndarray, state: State = State()) -> int | None:
+    """Returns the last position behind a record of a piece of text; None if none ends in it.
+
+    Never between CR and LF, so that lines are counted right: a CR that ends the piece does not
+    count. Looks at the end of the piece first, and at more of it only where no record ends there.
+    """
+    size = _TAIL_BYTES
+    while True:
+        start = max(0, text.size - size)
+        tail = text[start:]
+        ends = start + np.flatnonzero((tail == NEWLINE) | (tail == RETURN))
+        following = text[np.minimum(ends + 1, text.size - 1)]
+        is_newline = text[ends] == NEWLINE
+        ends = ends[is_newline | ((ends + 1 < text.size) & (following != NEWLINE))]
+        ends = unquoted(ends, toggled, state)
+        if ends.size:
+            return int(ends[-1]) + 1
+        if not start:
+            return None
+        size *= 16
+
+
 def num_lines(text: np.ndarray, last_byte: int = NEWLINE) -> int:
     """Returns how many lines end in the text; CRLF, CR and LF each end one.
 
@@ -113,7 +136,12 @@ def num_lines(text: np.ndarray, last_byte: int = NEWLINE) -> int:
       text: uint8 (num_bytes,).
       last_byte: The byte before it: a LF behind a CR ends no second line.
     """
-    before = np.concatenate([[last_byte], text[:-1]])
-    is_newline = text == NEWLINE
-    is_pair = is_newline & (before[: text.size] == RETURN)
-    return int(np.count_nonzero(is_newline | (text == RETURN)) - np.count_nonzero(is_pair))
+    if not text.size:
+        return 0
+    num_newlines = np.count_nonzero(text == NEWLINE)
+    is_return = text == RETURN
+    num_returns = np.count_nonzero(is_return)
+    num_pairs = int(last_byte == RETURN and text[0] == NEWLINE)
+    if num_returns:
+        num_pairs += int(np.count_nonzero(is_return[:-1] & (text[1:] == NEWLINE)))
+    return int(num_newlines + num_returns - num_pairs)
