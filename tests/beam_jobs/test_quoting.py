@@ -112,3 +112,30 @@ def test_lines_end_in_crlf_cr_or_lf(text, lines):
 def test_a_newline_behind_a_return_in_the_piece_before_ends_no_second_line():
     assert quoting.num_lines(array("\na\n"), ord("\r")) == 1
     assert quoting.num_lines(array("\na\n"), ord("a")) == 2
+
+
+def cut_by_reader(text: str) -> int | None:
+    """The last position behind a line end outside quotes, not inside CRLF, nor behind a last CR."""
+    toggled = quotes_by_reader(text)
+    for end in range(len(text), 0, -1):
+        last, following = text[end - 1], text[end : end + 1]
+        is_quoted = sum(position < end for position in toggled) % 2
+        is_end = last == "\n" or (last == "\r" and following not in ("\n", ""))
+        if is_end and not is_quoted:
+            return end
+    return None
+
+
+@pytest.mark.parametrize("tail_bytes", [1, 3, 1 << 14])
+@settings(deadline=None)
+@given(text=TEXTS.map(lambda text: text.rstrip('"')))
+@example(text="a\r")
+@example(text='"\n\n\n\n\n')
+@example(text='\n"a\n\n\n\n\n')
+def test_the_last_cut_is_behind_the_last_whole_record(text, tail_bytes):
+    toggled = quoting.toggles(array(text), COMMA)
+    quoting._TAIL_BYTES, before = tail_bytes, quoting._TAIL_BYTES
+    try:
+        assert quoting.last_cut(array(text), toggled) == cut_by_reader(text)
+    finally:
+        quoting._TAIL_BYTES = before
