@@ -1,6 +1,7 @@
 """The spec: one TOML file, read once into frozen models."""
 
 import difflib
+import functools
 import glob
 import hashlib
 import json
@@ -9,7 +10,7 @@ import os
 import re
 import struct
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
@@ -343,8 +344,8 @@ class Spec(_Section):
     label: Label | None = None
     output: Output = Output()
 
-    @property
-    def columns(self) -> dict[str, Column]:
+    @functools.cached_property
+    def columns(self) -> Mapping[str, Column]:
         """The features of a table, by name, each with its column filled in."""
         return {
             name: feature.model_copy(update={"column": feature.column or name})

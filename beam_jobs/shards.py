@@ -166,7 +166,7 @@ def _fixed_width(values: np.ndarray) -> pa.LargeBinaryArray:
     return pa.Array.from_buffers(pa.large_binary(), len(values), buffers)
 
 
-def gzip_member(data: bytes) -> bytes:
+def gzip_member(data: bytes | memoryview) -> bytes:
     """Returns data as one gzip member; the same data, level and zlib give the same bytes."""
     trailer = struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
     return _GZIP_HEADER + zlib.compress(data, GZIP_LEVEL, wbits=-15) + trailer
@@ -224,10 +224,10 @@ class ShardWriter:
         for start in range(0, len(data), MEMBER_BYTES):
             piece = data[start : start + MEMBER_BYTES]
             self._crc_uncompressed = google_crc32c.extend(self._crc_uncompressed, piece)
-            if self._is_gzip:
-                self._fill_member(piece.tobytes())
-            else:
+            if not self._is_gzip:
                 self._put(piece)
+        if self._is_gzip:
+            self._fill_members(data)
         self._num_examples += num_examples
 
     def close(self) -> ShardInfo:
@@ -263,17 +263,23 @@ class ShardWriter:
         with contextlib.suppress(OSError, BeamIOError):
             files.remove_file(self._temporary)
 
-    def _fill_member(self, data: bytes) -> None:
-        """Adds at most one member's length of data to the member that is filling up."""
-        room = MEMBER_BYTES - len(self._pending)
-        self._pending += data[:room]
+    def _fill_members(self, data: np.ndarray) -> None:
+        """Ends the member that is filling up, makes members of whole pieces, and keeps the rest."""
+        start = MEMBER_BYTES - len(self._pending) if self._pending else 0
+        self._pending += data[:start].tobytes()
         if len(self._pending) == MEMBER_BYTES:
             self._end_member()
-            self._pending += data[room:]
+        for end in range(start + MEMBER_BYTES, len(data) + 1, MEMBER_BYTES):
+            self._compress(data[start:end].data)
+            start = end
+        self._pending += data[start:].tobytes()
 
     def _end_member(self) -> None:
         data = bytes(self._pending)
         self._pending.clear()
+        self._compress(data)
+
+    def _compress(self, data: bytes | memoryview) -> None:
         if self._pool is None:
             self._put(gzip_member(data))
         else:

@@ -15,7 +15,7 @@ from trainer.dataset_info import LABEL, DatasetInfo, Feature, Shard
 from trainer.errors import DatasetError, UsageError
 
 _MAX_OPEN_SHARDS = 16
-_SHUFFLE_BUFFER_BYTES = 128 << 20
+_SHUFFLE_BUFFER_BYTES = 64 << 20
 _MAX_SHUFFLE_BUFFER = 100_000  # Examples. The shards are shuffled already: more buys nothing.
 _STAT_THREADS = 16  # One look at an object store takes some 50 ms.
 _PARSED_TOGETHER = min(16, os.cpu_count() or 1)  # Batches.

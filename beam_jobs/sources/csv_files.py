@@ -401,7 +401,9 @@ def _bad_text(
 def _is_valid(text: bytes, encoding: str) -> bool:
     try:
         if _is_utf8(encoding):
-            pa.array([text], pa.large_binary()).cast(pa.large_string())  # Outside the GIL.
+            ends = pa.py_buffer(np.array([0, len(text)], np.int64))
+            buffers = [None, ends, pa.py_buffer(text)]  # Without a copy, which holds the GIL.
+            pa.Array.from_buffers(pa.large_binary(), 1, buffers).cast(pa.large_string())
         else:
             text.decode(encoding)
     except (pa.ArrowInvalid, UnicodeDecodeError):
