@@ -27,7 +27,10 @@ def main(results: str, picture: str) -> None:
     for panel, (what, seconds) in zip(panels, growths.items(), strict=True):
         panel.loglog(list(seconds), list(seconds.values()), "o-")
         panel.set_xlabel(what)
-        panel.grid(visible=True, which="both", alpha=0.3)
+        panel.set_xticks(list(seconds), [f"{size:,}" for size in seconds], rotation=30)
+        panel.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+        panel.minorticks_off()
+        panel.grid(visible=True, alpha=0.3)
     panels[0].set_ylabel("seconds, less imports")
     plt.tight_layout()
     plt.savefig(picture, dpi=110)
