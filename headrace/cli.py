@@ -25,8 +25,11 @@ def command() -> NoReturn:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # Whoever read our output has had enough.
+    except BrokenPipeError:  # Whoever read our output has had enough.
         pass
+    except OSError as error:
+        os.write(2, f"headrace: {error}\n".encode())
+        status = 1
     os._exit(status)
 
 

@@ -181,3 +181,13 @@ def test_a_job_imports_no_keras_and_leaves_everything_as_it_was():
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True)
     assert found.stdout.split() == ["False", "True", "False", "True"], found.stderr
+
+
+def test_an_answer_that_cannot_be_written_is_an_error(finished):
+    folder, _ = finished
+    call = arguments("verify", folder / "out")
+    call["env"].pop("PYTHONUNBUFFERED", None)  # The error comes at the end, with the last flush.
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(**call, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "headrace: [Errno 28] No space left on device\n"
