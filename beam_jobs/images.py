@@ -25,6 +25,12 @@ METHODS = (
     "bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", "gaussian", "mitchellcubic",
 )  # fmt: skip
 CROPS = ("none", "center")
+_MEANS = (
+    "bilinear",
+    "nearest",
+    "area",
+    "gaussian",
+)  # Their weights are >= 0; the others overshoot.
 
 # Their own constructors, not Image.open, which prints a warning from 89 million pixels on.
 _PILLOW_FILES = {
@@ -218,7 +224,9 @@ def _resize(image: tf.Tensor, policy: ImagePolicy) -> tf.Tensor:
     size = [policy.height, policy.width]
     resized = tf.image.resize(image, size, policy.method, antialias=policy.antialias)
     rounded = tf.round(tf.cast(resized, tf.float32))  # half to even
-    return tf.cast(tf.clip_by_value(rounded, 0, 255), tf.uint8)  # Cubics overshoot.
+    if policy.method not in _MEANS:
+        rounded = tf.clip_by_value(rounded, 0, 255)
+    return tf.cast(rounded, tf.uint8)
 
 
 @functools.lru_cache(maxsize=8)
@@ -288,7 +296,8 @@ class Decoder:
 
     def _pixels(self, files: Sequence[bytes], orientations: Sequence[int]) -> np.ndarray:
         data = tf.constant(list(files), tf.string, [len(files)])
-        return self._decode_batch(data, tf.constant(orientations, tf.int64, [len(files)])).numpy()
+        pixels = self._decode_batch(data, tf.constant(orientations, tf.int64, [len(files)]))
+        return np.asarray(memoryview(pixels))  # `numpy()` would copy.
 
     @property
     def _shape(self) -> tuple[int, int, int]:

@@ -11,7 +11,16 @@ import apache_beam as beam
 import tensorflow_transform.beam as tft_beam
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs import dataset_info, engines, files, image_records, pipeline, progress, rows
+from beam_jobs import (
+    dataset_info,
+    engines,
+    files,
+    image_records,
+    parallel,
+    pipeline,
+    progress,
+    rows,
+)
 from beam_jobs.config import Spec
 from beam_jobs.errors import DataError, SpecError
 from beam_jobs.job import REJECTED_FOLDER, Job, finished_shards
@@ -65,6 +74,7 @@ def run(
       SpecError: The spec does not fit the input, or the output folder holds something else.
       DataError: The data or the job failed.
     """
+    parallel.run_ops_in_one_thread()
     beam_options = engines.options(runner)
     if not output:
         raise SpecError("--output: must name a folder, but is empty. Give a folder.")
@@ -91,7 +101,7 @@ def run(
         )
         passes = 2 if plan is None else 3  # Headers and pixels; or scan, statistics and writing.
         total_bytes = passes * sum(file.size_bytes for file in listed)
-        with progress.reported(total_bytes, show, seconds):
+        with progress.reported(total_bytes, show, seconds), engines.quick_beam():
             with tft_beam.Context(temp_dir=os.path.join(temp_folder, "tft")):
                 with beam.Pipeline(options=beam_options) as graph:
                     if plan is None:

@@ -332,6 +332,15 @@ def test_every_method_stays_in_range_and_leaves_the_right_size_alone(method):
         np.testing.assert_array_equal(larger, edge[nearest][:, nearest])
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_white_stays_white_in_every_method(method, antialias):
+    data = encode(Image.new("RGB", (53, 37), (255, 255, 255)), "PNG")
+    for height, width in ((31, 31), (100, 7), (37, 54), (1, 1)):
+        pixels = decode(data, height, width, method=method, antialias=antialias)
+        assert pixels.shape == (height, width, 3) and (pixels == 255).all()
+
+
 def test_an_image_is_the_same_alone_and_in_any_batch():
     files = [encode(field(100 + 7 * i, 150 - 3 * i, i), "JPEG") for i in range(16)]
     together, broken = decoder(64, 64).decode(files, [1] * 16)
