@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import re
@@ -47,6 +48,8 @@ _READ_BYTES = 1 << 18
 _CHUNK_BYTES = 1 << 20
 _CRC_BATCH_RECORDS = 4096
 _LARGE_RECORD_BYTES = 8192
+_MAX_DIFFERING = 64  # Positions; with more, a call a record is as fast.
+_PROBED_RECORDS = 64
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _OVERHEAD_BYTES = _HEADER.size + _FOOTER.size
@@ -138,6 +141,12 @@ def _data_crcs(examples: pa.LargeBinaryArray, total_bytes: int) -> np.ndarray:
         cuts = offsets[: len(examples) + 1].tolist()
         found = (google_crc32c.value(data[i:j]) for i, j in itertools.pairwise(cuts))
         return np.fromiter(found, np.uint32, len(examples))
+    if (records := _of_one_width(examples)) is not None:
+        columns = _differing(records[:_PROBED_RECORDS])
+        if columns.size <= _MAX_DIFFERING:
+            columns = _differing(records)
+        if columns.size <= _MAX_DIFFERING:
+            return _crcs_by_difference(records, columns)
     # Few records at a time: Python's copies of 1 MiB stay in the cache, those of a whole batch not
     # (0.55 us a record instead of 0.25).
     step = _CHUNK_BYTES * len(examples) // max(total_bytes, 1)
@@ -147,6 +156,54 @@ def _data_crcs(examples: pa.LargeBinaryArray, total_bytes: int) -> np.ndarray:
         data = examples.slice(start, step).to_numpy(zero_copy_only=False)
         crcs[start : start + step] = np.fromiter(map(google_crc32c.value, data), np.uint32)
     return crcs
+
+
+def _of_one_width(examples: pa.LargeBinaryArray) -> np.ndarray | None:
+    """Returns the data of examples as uint8 (num_examples, width); None where widths differ."""
+    offsets = np.frombuffer(examples.buffers()[1], np.int64)[examples.offset :]
+    offsets = offsets[: len(examples) + 1]
+    width = offsets[1] - offsets[0]
+    if width == 0 or (np.diff(offsets) != width).any():
+        return None
+    data = np.frombuffer(examples.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    return data.reshape(-1, width)
+
+
+def _differing(records: np.ndarray) -> np.ndarray:
+    """Returns the positions at which not all records have the same byte."""
+    return np.flatnonzero((records != records[0]).any(axis=0))
+
+
+def _crcs_by_difference(records: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Returns the CRC-32C of records that differ from the first at some positions only.
+
+    A CRC is linear in the bits but for a constant: crc(a) ^ crc(b) depends on a ^ b alone, and is
+    the XOR of what each byte of it adds. Most bytes of an Example are names and lengths, the same
+    in each. NumPy does this without the GIL, so four threads are ten times as fast as with a call
+    for each record.
+
+    Args:
+      records: uint8 (num_records, width).
+      columns: The positions.
+
+    Returns:
+      uint32 (num_records,).
+    """
+    crcs = np.full(len(records), google_crc32c.value(records[0].tobytes()), np.uint32)
+    last = records.shape[1] - 1
+    for column in columns.tolist():
+        difference = records[:, column] ^ records[0, column]
+        crcs ^= _crc_of_byte(last - column).take(difference)
+    return crcs
+
+
+@functools.lru_cache(maxsize=_LARGE_RECORD_BYTES)  # 1 KiB each
+def _crc_of_byte(num_behind: int) -> np.ndarray:
+    """Returns what a byte adds to the CRC-32C of a record, by its value: uint32 (256,)."""
+    behind = bytes(num_behind)
+    nothing = google_crc32c.value(b"\0" + behind)
+    values = [google_crc32c.value(bytes([value]) + behind) for value in range(256)]
+    return np.array(values, np.uint32) ^ np.uint32(nothing)
 
 
 def _masked(crcs: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ from beam_jobs.sources import csv_files
 from beam_jobs.sources.csv_files import Unit
 from beam_jobs.summaries import Numbers, Summary, Texts, summarize
 
-_EXAMPLES_PER_WRITE = 8192
+_WRITE_BYTES = 1 << 20  # Of columns, encoded together; as Examples they are several times as large.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,8 +270,9 @@ def write_shard(place: Place, job: Job, found: Analysis) -> ShardResult:
     spill = Spill(job.temp_folder)
     with ShardWriter(job.output, name, job.spec.output.compression) as writer:
         for batch in shuffle.ordered(spill, place, found.num_buckets[place.split]):
-            for start in range(0, batch.num_rows, _EXAMPLES_PER_WRITE):
-                part = batch.slice(start, _EXAMPLES_PER_WRITE)
+            step = max(1, _WRITE_BYTES * batch.num_rows // max(batch.nbytes, 1))
+            for start in range(0, batch.num_rows, step):
+                part = batch.slice(start, step)
                 encoded = examples.encode(_columns(part))
                 writer.write(frame_records(encoded), len(encoded))
             if found.classes:

@@ -5,6 +5,7 @@ import struct
 import zlib
 
 import google_crc32c
+import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
@@ -78,6 +79,18 @@ def test_framing_is_length_crc_data_crc(records):
 def test_framing_of_long_and_of_many_records(sizes):
     records = [bytes([size % 251]) * (size - 1) + b"x" if size else b"" for size in sizes]
     assert bytes(frame_records(large_binary(records))) == b"".join(map(frame, records))
+
+
+@pytest.mark.parametrize("width", [1, 64, 65, 327, 8000])
+@pytest.mark.parametrize("num_differing", [0, 1, 64, 65, 8000])
+def test_framing_of_records_that_are_alike(width, num_differing):
+    random = np.random.default_rng(width + num_differing)
+    records = np.tile(random.integers(0, 256, width, np.uint8), (300, 1))
+    where = random.permutation(width)[:num_differing]  # Also where the probe sees none of them.
+    records[70:, where] = random.integers(0, 256, (230, len(where)), np.uint8)
+    data = [record.tobytes() for record in records]
+    assert bytes(frame_records(large_binary(data))) == b"".join(map(frame, data))
+    assert len(set(data)) > 100 or num_differing < 2 or width < 2
 
 
 @pytest.mark.parametrize("width", [40, 20_000])
