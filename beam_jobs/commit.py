@@ -9,11 +9,14 @@ from beam_jobs.errors import DataError
 from beam_jobs.image_shards import ImagePlan
 from beam_jobs.image_statistics import PixelStatistics
 from beam_jobs.job import Job, ShardResult, check_readable
+from beam_jobs.saved_transform import SavedTransform
 from beam_jobs.shards import ShardInfo
 from beam_jobs.tables import Analysis
 
 
-def commit_table(results: Sequence[ShardResult], job: Job, found: Analysis) -> None:
+def commit_table(
+    results: Sequence[ShardResult], job: Job, transform: SavedTransform, found: Analysis
+) -> None:
     """Publishes a table.
 
     Raises:
@@ -27,13 +30,18 @@ def commit_table(results: Sequence[ShardResult], job: Job, found: Analysis) -> N
     _check_splits(results, summary.num_examples)
     labels = summary.labels.get("train")
     label = None if labels is None else analysis.seen_statistics(labels)
+    transform.write(job.output)
     _publish(
         results, job, summary.read, summary.rejected, features, found.classes, statistics, label
     )
 
 
 def commit_images(
-    results: Sequence[ShardResult], job: Job, plan: ImagePlan, found: PixelStatistics
+    results: Sequence[ShardResult],
+    job: Job,
+    transform: SavedTransform,
+    plan: ImagePlan,
+    found: PixelStatistics,
 ) -> None:
     """Publishes an image dataset.
 
@@ -48,6 +56,7 @@ def commit_images(
     for result in results:
         num_examples[result.place.split] += result.info.num_examples
     statistics = dataset_info.statistics(num_examples, {})
+    transform.write(job.output)
     _publish(results, job, plan.counts.read, rejected, features, plan.classes, statistics)
 
 

@@ -4,6 +4,9 @@ import os
 import posixpath
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
@@ -25,13 +28,25 @@ def make_folder(path: str) -> None:
         FileSystems.mkdirs(path)
 
 
-def write(path: str, data: bytes) -> None:
-    """Writes a file under another name and moves it into place."""
+@contextmanager
+def created(path: str) -> Iterator[Any]:
+    """Opens a file to write, under another name, and moves it into place in the end."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp" if is_local(path) else path
     with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        file.write(data)
-    if temporary != path:
+        yield file
+    if temporary != path:  # An object store shows nothing before a file is closed.
         rename(temporary, path)
+
+
+def opened(path: str) -> Any:
+    """Opens a file to read its bytes, whatever its name ends with."""
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def write(path: str, data: bytes) -> None:
+    """Writes a file that appears whole or not at all."""
+    with created(path) as file:
+        file.write(data)
 
 
 def rename(source: str, target: str) -> None:
@@ -50,7 +65,7 @@ def read(path: str) -> bytes | None:
     """Returns what a file holds; None if it is not there."""
     if not FileSystems.exists(path):
         return None
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    with opened(path) as file:
         return file.read()
 
 

@@ -1,5 +1,6 @@
 """The preprocessing_fn of an image dataset: an encoded file to what is stored."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from beam_jobs import image_statistics, images
+from beam_jobs import image_statistics, images, saved_transform
 from beam_jobs.config import Spec
 from beam_jobs.image_shards import policy
 from beam_jobs.image_statistics import PixelStatistics
+from beam_jobs.job import Job
+from beam_jobs.saved_transform import SavedTransform
 
 
 def feature_spec(spec: Spec) -> dict[str, Any]:
@@ -65,3 +68,9 @@ def preprocessing_fn(
         return {name: tf.gather(tf.reshape(levels, [-1]), place)}
 
     return preprocess
+
+
+def trace_transform(statistics: PixelStatistics, job: Job) -> SavedTransform:
+    """Returns the transform_fn of the statistics."""
+    make = functools.partial(preprocessing_fn, job.spec)
+    return saved_transform.trace(make, feature_spec(job.spec), statistics)

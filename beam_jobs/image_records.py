@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs import filters, image_headers, keys, progress, splits
+from beam_jobs import filters, image_headers, images, keys, progress, splits
 from beam_jobs.config import SPLITS, Spec
 from beam_jobs.image_headers import ImageHeader, TooLargeImage, UndecodableImage
 from beam_jobs.sources import listing
@@ -33,8 +33,8 @@ class Outcome:
 
     Attributes:
       num_read: All of them.
-      kept: path, orientation int64, label, split int8 and the hash: one row for each file that
-        meets every rule that can be told from its header.
+      kept: path, orientation int64, is_canonical (see `images`), label, split int8 and the hash:
+        one row for each file that meets every rule that can be told from its header.
       rejected: source, reason and detail of the others.
       classes: The labels that are left after the filters, in any split.
     """
@@ -124,6 +124,9 @@ def plan(files: Sequence[File], spec: Spec) -> Outcome:
         {
             "path": pa.array([file.path for file in sound], pa.string()),
             "orientation": pa.array([h.orientation for h in headers.values()], pa.int64()),
+            "is_canonical": pa.array(
+                [images.is_canonical(h) for h in headers.values()], pa.bool_()
+            ),
             "label": labels,
             "split": pa.array(codes, pa.int8()),
         }

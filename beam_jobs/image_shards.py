@@ -4,7 +4,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs import examples, image_statistics, keys, progress, shuffle, splits
+from beam_jobs import examples, files, image_statistics, keys, progress, shuffle, splits
 from beam_jobs.config import SPLITS, Image, Spec
 from beam_jobs.errors import DataError
 from beam_jobs.image_headers import UndecodableImage, read_header
@@ -28,7 +27,7 @@ from beam_jobs.shuffle import Place
 from beam_jobs.sources import listing
 
 _BATCH_BYTES = 2 << 20  # Of decoded pixels: what a thread works on.
-_COLUMNS = ("path", "orientation", "label")
+_COLUMNS = ("path", "orientation", "label", "is_canonical")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +115,8 @@ def make_plan(counts: Counts, job: Job) -> ImagePlan:
     )
     if image.store == "float32":
         pixels = _pixel_bytes(image) // 4 * sum(counts.num_images.values())
-        shuffle.check_space(job.temp_folder, pixels)
+        if job.temp_folder is not None:
+            shuffle.check_space(job.temp_folder, pixels)
     num_shards = {s: job.num_shards(counts.num_images.get(s, 0), size) for s in names}
     return ImagePlan(counts, classes, num_shards)
 
@@ -129,7 +129,7 @@ def _pixel_bytes(image: Image) -> int:
 def by_place(
     kept: pa.RecordBatch, plan: ImagePlan
 ) -> Iterator[tuple[tuple[str, int], pa.RecordBatch]]:
-    """Yields the files of each shard: path, orientation, label and hash."""
+    """Yields the files of each shard: `_COLUMNS` and the hash."""
     hashed = keys.hashes_of(kept)
     codes = kept.column("split").to_numpy()
     for split, count in plan.num_shards.items():
@@ -168,22 +168,22 @@ class _Decoded:
 
 
 def _decode(table: pa.Table, decoder: Decoder) -> _Decoded:
-    """Reads and decodes files: path, orientation and label, (num_images,) each."""
-    files, orientations, labels, paths = [], [], [], []
+    """Reads and decodes files: `_COLUMNS`, (num_images,) each."""
+    encoded, orientations, labels, paths = [], [], [], []
     rejected: list[tuple[str, str, str]] = []
     columns = (table.column(name).to_pylist() for name in _COLUMNS)
-    for path, orientation, label in zip(*columns, strict=True):
+    for path, orientation, label, is_canonical in zip(*columns, strict=True):
         try:
             data = listing.read(path)
-            files.append(canonical(data, read_header(data)))
+            encoded.append(data if is_canonical else canonical(data, read_header(data)))
         except UndecodableImage as error:
             rejected.append((path, "undecodable_image", str(error)))
             continue
         orientations.append(orientation)
         labels.append(label)
         paths.append(path)
-    pixels, broken = decoder.decode(files, orientations)
-    progress.count("decoding", sum(map(len, files)), table.num_rows, len(rejected) + len(broken))
+    pixels, broken = decoder.decode(encoded, orientations)
+    progress.count("decoding", sum(map(len, encoded)), table.num_rows, len(rejected) + len(broken))
     for position, detail in broken.items():
         rejected.append((paths[position], "undecodable_image", detail))
     labels = [label for position, label in enumerate(labels) if position not in broken]
@@ -254,7 +254,7 @@ def decode_shard(
         info = _write(parts, name, job)
     else:
         info = None
-        with open(_pixel_file(place, job), "wb") as file:
+        with files.created(_pixel_file(place, job)) as file:
             for batch in seen():
                 np.save(file, batch.pixels, allow_pickle=False)
                 np.save(file, _indices(batch.labels, plan), allow_pickle=False)
@@ -296,7 +296,7 @@ def _write(parts: Iterator[tuple[np.ndarray, np.ndarray]], name: str, job: Job) 
 
 
 def _pixel_file(place: Place, job: Job) -> str:
-    return os.path.join(job.temp_folder, f"{place.split}-{place.shard:05d}.pixels")
+    return files.join(job.shared_folder, f"{place.split}-{place.shard:05d}.pixels")
 
 
 def normalize_shard(
@@ -313,17 +313,16 @@ def normalize_shard(
     path = _pixel_file(place, job)
     finished = dataclasses.replace(result, info=_write(_normalized(path, levels), name, job))
     job.save(finished)
-    os.remove(path)
+    if job.temp_folder is not None:  # Elsewhere a retried task may want it again.
+        files.remove(path)
     yield finished
 
 
 def _normalized(path: str, levels: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     values = pa.array(levels.ravel())
     channels = (256 * np.arange(len(levels))).astype(np.uint16)
-    with open(path, "rb") as file:
-        size = os.path.getsize(path)
-        while file.tell() < size:
-            pixels = np.load(file, allow_pickle=False)
+    with files.opened(path) as file:
+        while (pixels := _next_array(file)) is not None:
             # NumPy adds long rows 15 times as fast as rows of 3, and gathers only by indices of 8
             # bytes, which takes twice as long as Arrow by these.
             width = pixels.shape[-2]
@@ -331,6 +330,13 @@ def _normalized(path: str, levels: np.ndarray) -> Iterator[tuple[np.ndarray, np.
             indices = pa.array(rows.ravel())
             normalized = pc.take(values, indices, boundscheck=False).to_numpy()
             yield normalized.reshape(pixels.shape), np.load(file, allow_pickle=False)
+
+
+def _next_array(file: Any) -> np.ndarray | None:
+    try:
+        return np.load(file, allow_pickle=False)
+    except EOFError:
+        return None
 
 
 def statistics(results: Sequence[ShardResult], job: Job) -> PixelStatistics:

@@ -82,6 +82,11 @@ class ImagePolicy:
                 raise SpecError(f"image {name} must be one of {allowed}, but is {value!r}.")
 
 
+def is_canonical(header: ImageHeader) -> bool:
+    """Whether `canonical` leaves a file with this header alone, as far as the header tells."""
+    return header.format == "JPEG" and header.channels < 4
+
+
 def canonical(data: bytes, header: ImageHeader) -> bytes:
     """Returns the same pixels in a form that TensorFlow decodes right.
 
@@ -101,7 +106,7 @@ def canonical(data: bytes, header: ImageHeader) -> bytes:
     Raises:
       UndecodableImage: The file had to be decoded here, and is broken.
     """
-    if header.format == "JPEG" and header.channels < 4:
+    if is_canonical(header):
         return data
     depth = data[24] if header.format == "PNG" else 8
     if header.format == "PNG" and depth == 8:

@@ -75,7 +75,7 @@ class Job:
       spec: What to do.
       output: The dataset folder.
       fingerprint: Of the input.
-      temp_folder: Local disk for the shuffle; it belongs to this job.
+      temp_folder: Local disk that all stages share, for the shuffle; None where workers share none.
       num_threads: Threads a worker uses.
       block_bytes: Size of the blocks that tables are read in.
       finished: The shards that an earlier try finished, by file.
@@ -84,10 +84,15 @@ class Job:
     spec: Spec
     output: str
     fingerprint: str
-    temp_folder: str
+    temp_folder: str | None
     num_threads: int
     block_bytes: int
     finished: Mapping[str, ShardResult] = dataclasses.field(default_factory=dict)
+
+    @property
+    def shared_folder(self) -> str:
+        """Where one stage leaves a file for another: the dataset folder unless disk is shared."""
+        return self.temp_folder or files.join(self.output, PROGRESS_FOLDER)
 
     def shard_name(self, place: Place, count: int) -> str:
         """Returns the file of a shard."""

@@ -15,6 +15,8 @@ import tensorflow as tf
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_jobs import progress
+
 
 def run_ops_in_one_thread() -> None:
     """Keeps TensorFlow from splitting an op: its threads and ours would wait for each other.
@@ -52,6 +54,7 @@ class MapInThreads(beam.DoFn):
         self._pending.append(self._pool.submit(lambda: list(self._function(element, *sides))))
         while len(self._pending) > 2 * self._num_threads:
             yield from self._next()
+        progress.report()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Passes on the rest."""
@@ -59,6 +62,7 @@ class MapInThreads(beam.DoFn):
             for result in self._next():
                 yield WindowedValue(result, GlobalWindow().max_timestamp(), [GlobalWindow()])
         self._pool.shutdown()
+        progress.report()
 
     def _next(self) -> list[Any]:
         try:

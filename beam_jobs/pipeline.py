@@ -4,21 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
-import tensorflow_transform.beam as tft_beam
-from apache_beam.pvalue import AsList, AsSingleton
+from apache_beam.pvalue import AsSingleton
 
-from beam_jobs import commit, image_preprocessing, image_shards, preprocessing
+from beam_jobs import commit, image_preprocessing, image_shards, tables
 from beam_jobs.job import Job
 from beam_jobs.rows import Plan
 from beam_jobs.sources.listing import File
 from beam_jobs.transforms import (
     AnalyzeRecords,
-    ComputeTransform,
     DecodeImages,
     Gather,
     NormalizeImages,
     PlanImages,
     ScanFiles,
+    ShuffleRecords,
     WriteRecords,
 )
 
@@ -31,12 +30,10 @@ def build_table(pipeline: beam.Pipeline, files: Sequence[File], plan: Plan, job:
         pipeline | "Files" >> beam.Create(files, reshuffle=False) | "ScanFiles" >> ScanFiles(job)
     )
     analysis = units | "AnalyzeRecords" >> AnalyzeRecords(job, plan)
-    statistics = analysis | "Statistics" >> beam.Map(lambda found: found.statistics)
-    transform_fn = pipeline | "ComputeTransform" >> ComputeTransform(
-        preprocessing.preprocessing_fn(job.spec, statistics), preprocessing.feature_spec(job.spec)
-    )
-    shards = units | "WriteRecords" >> WriteRecords(job, plan, analysis, transform_fn[0])
-    _commit(pipeline, shards, transform_fn, job, commit.commit_table, analysis)
+    transform = analysis | "TraceTransform" >> beam.Map(tables.trace_transform, job)
+    write = ShuffleRecords if job.temp_folder is None else WriteRecords
+    shards = units | "WriteRecords" >> write(job, plan, analysis, transform)
+    _commit(shards, job, commit.commit_table, transform, analysis)
 
 
 def build_images(pipeline: beam.Pipeline, files: Sequence[File], job: Job) -> None:
@@ -50,33 +47,16 @@ def build_images(pipeline: beam.Pipeline, files: Sequence[File], job: Job) -> No
     statistics = (
         shards | "ListDecoded" >> Gather() | "Statistics" >> beam.Map(image_shards.statistics, job)
     )
-    transform_fn = pipeline | "ComputeTransform" >> ComputeTransform(
-        image_preprocessing.preprocessing_fn(job.spec, statistics),
-        image_preprocessing.feature_spec(job.spec),
-    )
+    transform = statistics | "TraceTransform" >> beam.Map(image_preprocessing.trace_transform, job)
     if job.spec.image[1].store == "float32":
         shards = shards | "NormalizeImages" >> NormalizeImages(job, plan, statistics)
-    _commit(pipeline, shards, transform_fn, job, commit.commit_images, plan, statistics)
+    _commit(shards, job, commit.commit_images, transform, plan, statistics)
 
 
-def _commit(
-    pipeline: beam.Pipeline,
-    shards: beam.PCollection,
-    transform_fn: Any,
-    job: Job,
-    publish: Any,
-    *found: beam.PCollection,
-) -> None:
+def _commit(shards: beam.PCollection, job: Job, publish: Any, *found: beam.PCollection) -> None:
     """Publishes the dataset when everything else of it is in place."""
-    written = transform_fn | "WriteTransformFn" >> tft_beam.WriteTransformFn(job.output)
     (
         shards
         | "ListShards" >> Gather()
-        | "Commit"
-        >> beam.Map(publish_after, publish, job, AsList(written), *map(AsSingleton, found))
+        | "Commit" >> beam.Map(publish, job, *map(AsSingleton, found))
     )
-
-
-def publish_after(results: Any, publish: Any, job: Job, _: Any, *found: Any) -> None:
-    """Calls `publish`; the transform_fn, a side input, was written before."""
-    publish(results, job, *found)

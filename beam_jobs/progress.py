@@ -1,14 +1,20 @@
 """How far a job is, told while it runs.
 
-Beam's local runner reports nothing before the end, so the work counts itself in the process. These
-counts are for the eye alone: what the manifest says is counted from the data.
+Beam's local runner reports nothing before the end, so the work counts itself in the process; other
+engines gather Beam's counters from their workers. These counts are for the eye alone, and a retried
+task counts twice: what the manifest says is counted from the data.
 """
 
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+
+from apache_beam.metrics import Metrics
+
+NAMESPACE = "headrace"
 
 
 @dataclasses.dataclass
@@ -45,6 +51,7 @@ class Progress:
 
 
 _current = Progress()  # A worker's functions are pickled: only a module can hold what they share.
+_unreported: Counter[str] = Counter()  # Records by stage, and the rejected ones.
 _lock = threading.Lock()
 
 
@@ -56,6 +63,23 @@ def count(stage: str, num_bytes: int, records: int = 0, rejected: int = 0) -> No
         _current.bytes += num_bytes
         _current.records += records
         _current.rejected += rejected
+        _unreported.update({stage: records, "rejected": rejected})
+
+
+def report() -> None:
+    """Tells Beam what this process has counted; only the thread that Beam calls can."""
+    with _lock:
+        counted = +_unreported
+        _unreported.clear()
+    for name, number in counted.items():
+        Metrics.counter(NAMESPACE, name).inc(number)
+
+
+def engine_line(seconds: float, state: str, counted: Mapping[str, int]) -> str:
+    """Returns where a job on another engine is, in one line."""
+    parts = [f"{seconds:7.1f} s  {state.lower()}"]
+    parts += [f"{name}: {number:,}" for name, number in sorted(counted.items())]
+    return "  ".join(parts)
 
 
 @contextmanager

@@ -1,14 +1,13 @@
 """From a spec to a finished dataset."""
 
+import contextlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
-import tensorflow_transform.beam as tft_beam
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import (
@@ -43,7 +42,8 @@ def run(
     spec: Spec,
     output: str,
     *,
-    runner: str = "local",
+    runner: str = engines.LOCAL,
+    beam_args: Sequence[str] = (),
     num_threads: int | None = None,
     temp_dir: str | None = None,
     overwrite: bool = False,
@@ -59,7 +59,8 @@ def run(
     Args:
       spec: What to do.
       output: The dataset folder.
-      runner: "local".
+      runner: "local", or a runner that Beam knows.
+      beam_args: Flags for Beam, as they are.
       num_threads: Threads that a worker uses; None for one a core.
       temp_dir: Local folder for the shuffle; None for the dataset folder, if that is local.
       overwrite: Whether a dataset of another spec or input may be replaced.
@@ -75,7 +76,7 @@ def run(
       DataError: The data or the job failed.
     """
     parallel.run_ops_in_one_thread()
-    beam_options = engines.options(runner)
+    beam_options = engines.options(runner, beam_args)
     if not output:
         raise SpecError("--output: must name a folder, but is empty. Give a folder.")
     for option, folder in (("--output", output), ("--temp-dir", temp_dir or "")):
@@ -89,25 +90,30 @@ def run(
     if plan is None:
         image_records.check(spec)
     finished = _start(spec, fingerprint, output, overwrite)
-    with _temp_folder(temp_dir, output) as temp_folder:
+    with contextlib.ExitStack() as stack:
+        shared = None
+        if engines.is_local(runner):
+            shared = stack.enter_context(_temp_folder(temp_dir, output))
+            stack.enter_context(engines.quick_beam())
         job = Job(
             spec,
             output,
             fingerprint,
-            temp_folder,
+            shared,
             num_threads or os.cpu_count() or 1,
             max(1, int(block_mb * 1_000_000)),
             finished,
         )
         passes = 2 if plan is None else 3  # Headers and pixels; or scan, statistics and writing.
         total_bytes = passes * sum(file.size_bytes for file in listed)
-        with progress.reported(total_bytes, show, seconds), engines.quick_beam():
-            with tft_beam.Context(temp_dir=os.path.join(temp_folder, "tft")):
-                with beam.Pipeline(options=beam_options) as graph:
-                    if plan is None:
-                        pipeline.build_images(graph, listed, job)
-                    else:
-                        pipeline.build_table(graph, listed, plan, job)
+        if engines.is_local(runner):
+            stack.enter_context(progress.reported(total_bytes, show, seconds))
+        graph = beam.Pipeline(options=beam_options)
+        if plan is None:
+            pipeline.build_images(graph, listed, job)
+        else:
+            pipeline.build_table(graph, listed, plan, job)
+        engines.finish(graph.run(), None if engines.is_local(runner) else show, seconds)
     files.remove(files.join(output, PROGRESS_FOLDER))
     return read_info(output) or {}
 
@@ -222,7 +228,7 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
     return finished
 
 
-@contextmanager
+@contextlib.contextmanager
 def _temp_folder(temp_dir: str | None, output: str) -> Iterator[str]:
     """Makes a folder of this run's own: in the dataset's, so that a killed run leaves nothing."""
     if temp_dir is None and files.is_local(output):

@@ -88,6 +88,19 @@ class Spill:
             os.remove(path)
 
 
+def packed(batch: pa.RecordBatch) -> bytes:
+    """Returns a batch in Arrow's IPC format: pickled, a part of one carries the whole along."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def unpacked(data: bytes) -> pa.RecordBatch:
+    """Returns what was packed."""
+    return pa.ipc.open_stream(data).read_next_batch()
+
+
 def _groups(batch: pa.RecordBatch, group: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yields the records of each group, compact: a slice would carry the whole batch along."""
     order = np.argsort(group, kind="stable")

@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
-import threading
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from beam_jobs import (
     preprocessing,
     progress,
     rows,
+    saved_transform,
     shuffle,
     splits,
 )
@@ -28,6 +29,7 @@ from beam_jobs.config import SPLITS, Spec
 from beam_jobs.errors import DataError
 from beam_jobs.job import Job, ShardResult, check_readable
 from beam_jobs.rows import Outcome, Plan, Records
+from beam_jobs.saved_transform import SavedTransform
 from beam_jobs.shards import ShardWriter, frame_records
 from beam_jobs.shuffle import Place, Spill
 from beam_jobs.sources import csv_files
@@ -109,7 +111,8 @@ def analyze(summary: Summary, job: Job) -> Analysis:
     num_shards = {split: job.num_shards(count, size) for split, count in counts.items()}
     width = 8 * (len(spec.columns) + 4) + _text_bytes(spec, summary)
     needed = sum(counts.values()) * width
-    shuffle.check_space(job.temp_folder, 2 * needed)
+    if job.temp_folder is not None:
+        shuffle.check_space(job.temp_folder, 2 * needed)
     num_buckets = {
         split: shuffle.num_buckets(count, num_shards[split], width)
         for split, count in counts.items()
@@ -148,37 +151,38 @@ def _example_bytes(spec: Spec, statistics: Statistics, summary: Summary) -> int:
     return examples.max_bytes(sizes) + _text_bytes(spec, summary)
 
 
-@functools.lru_cache(maxsize=1)
-def _load(path: str) -> Any:
-    return tf.saved_model.load(path)
+def trace_transform(found: Analysis, job: Job) -> SavedTransform:
+    """Returns the transform_fn of the statistics."""
+    return saved_transform.trace(
+        functools.partial(preprocessing.preprocessing_fn, job.spec),
+        preprocessing.feature_spec(job.spec),
+        found.statistics,
+    )
 
 
-_LOADING = threading.Lock()
-
-
-def apply_transform_fn(path: str, raw: pa.RecordBatch, spec: Spec) -> dict[str, pa.Array]:
+def apply_transform_fn(
+    transform: SavedTransform, raw: pa.RecordBatch, spec: Spec
+) -> dict[str, pa.Array]:
     """Applies a saved transform_fn to raw columns.
 
     Every feature of a spec comes from one column, value by value, so that distinct values are
     transformed once and the results put back in place.
 
     Args:
-      path: The SavedModel.
+      transform: What TFT saved.
       raw: float32, int64 and string columns, null where missing.
       spec: The spec.
 
     Returns:
       The stored features: float32, int64 and string.
     """
-    with _LOADING:
-        transform_fn = _load(path).transform_fn
     encoded = {name: _distinct(raw.column(name)) for name in raw.schema.names}
     num_rows = 1 + max(len(values) for values, _ in encoded.values())  # One more: missing.
     inputs = {
         name: _tensor(values, num_rows, preprocessing.is_sparse(name, spec))
         for name, (values, _) in encoded.items()
     }
-    outputs = transform_fn(inputs)
+    outputs = transform.load().transform_fn(inputs)
     stored = {}
     for name, feature in spec.columns.items():
         for output in (name, f"{name}_missing") if feature.indicator else (name,):
@@ -211,22 +215,33 @@ def _tensor(values: pa.Array, num_rows: int, is_sparse: bool) -> Any:
     return tf.constant(np.concatenate([array, padding]), dtype)
 
 
-def spill_unit(
-    unit: Unit, plan: Plan, job: Job, found: Analysis, transform_fn: str
-) -> Iterator[int]:
-    """Transforms the records of a unit, spills them by shard, and counts them."""
-    spill = Spill(job.temp_folder)
+def place_unit(
+    unit: Unit, plan: Plan, job: Job, found: Analysis, transform: SavedTransform
+) -> Iterator[tuple[Place, pa.RecordBatch]]:
+    """Yields the transformed records of a unit by shard, with the columns of `keys.with_hashes`."""
     for outcome in outcomes(unit, plan, "transforming"):
         if outcome.kept.raw.num_rows:
-            batch = _transformed(outcome.kept, job.spec, found, transform_fn)
-            _spill(batch, outcome.kept, job, found, spill)
-        yield outcome.kept.raw.num_rows
+            batch = _transformed(outcome.kept, job.spec, found, transform)
+            yield from _by_place(batch, outcome.kept, job, found)
+
+
+def spill_unit(
+    unit: Unit, plan: Plan, job: Job, found: Analysis, transform: SavedTransform, spill: Spill
+) -> Iterator[int]:
+    """Transforms the records of a unit, spills them by shard, and counts them."""
+    for place, batch in place_unit(unit, plan, job, found, transform):
+        spill.write(place, batch, _buckets(place, batch, found))
+        yield batch.num_rows
+
+
+def _buckets(place: Place, batch: pa.RecordBatch, found: Analysis) -> np.ndarray:
+    return shuffle.hash_buckets(keys.hashes_of(batch), found.num_buckets[place.split])
 
 
 def _transformed(
-    records: Records, spec: Spec, found: Analysis, transform_fn: str
+    records: Records, spec: Spec, found: Analysis, transform: SavedTransform
 ) -> pa.RecordBatch:
-    stored = apply_transform_fn(transform_fn, records.raw, spec)
+    stored = apply_transform_fn(transform, records.raw, spec)
     for name, column in stored.items():
         if column.type == pa.float32() and not pc.all(pc.is_finite(column)).as_py():
             raise DataError(
@@ -242,9 +257,9 @@ def _transformed(
     return keys.with_hashes(batch, records.hashed)
 
 
-def _spill(
-    batch: pa.RecordBatch, records: Records, job: Job, found: Analysis, spill: Spill
-) -> None:
+def _by_place(
+    batch: pa.RecordBatch, records: Records, job: Job, found: Analysis
+) -> Iterator[tuple[Place, pa.RecordBatch]]:
     for split, count in found.num_shards.items():
         is_here = records.splits == SPLITS.index(split)
         hashed = records.hashed[is_here]
@@ -252,22 +267,30 @@ def _spill(
             continue
         here = batch.filter(pa.array(is_here))
         shards = keys.shard_indices(hashed, count)
-        buckets = shuffle.hash_buckets(hashed, found.num_buckets[split])
         for shard in np.unique(shards).tolist():
             place = Place(split, shard)
             if job.shard_name(place, count) not in job.finished:
-                mask = shards == shard
-                spill.write(place, here.filter(pa.array(mask)), buckets[mask])
+                yield place, here.filter(pa.array(shards == shard))
 
 
-def write_shard(place: Place, job: Job, found: Analysis) -> ShardResult:
+def write_gathered(
+    place: Place, batches: Iterable[pa.RecordBatch], job: Job, found: Analysis
+) -> ShardResult:
+    """Writes a shard of batches in any order, which spill on this worker's own disk."""
+    with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
+        spill = Spill(folder)
+        for batch in batches:
+            spill.write(place, batch, _buckets(place, batch, found))
+        return write_shard(place, job, found, spill)
+
+
+def write_shard(place: Place, job: Job, found: Analysis, spill: Spill) -> ShardResult:
     """Writes the records of a shard in their order; a shard that is finished stays as it is."""
     count = found.num_shards[place.split]
     name = job.shard_name(place, count)
     if name in job.finished:
         return job.finished[name]
     labels: Counter[int] = Counter()
-    spill = Spill(job.temp_folder)
     with ShardWriter(job.output, name, job.spec.output.compression) as writer:
         for batch in shuffle.ordered(spill, place, found.num_buckets[place.split]):
             step = max(1, _WRITE_BYTES * batch.num_rows // max(batch.nbytes, 1))

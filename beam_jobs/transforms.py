@@ -6,19 +6,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
-import tensorflow as tf
-import tensorflow_transform.beam as tft_beam
 from apache_beam.pvalue import AsList, AsSingleton
-from tensorflow_metadata.proto.v0 import schema_pb2
-from tfx_bsl.public import tfxio
 
-from beam_jobs import image_records, image_shards, tables
+from beam_jobs import image_records, image_shards, shuffle, tables
 from beam_jobs.image_shards import Counts
 from beam_jobs.job import Job
 from beam_jobs.parallel import MapInThreads
 from beam_jobs.rows import Plan
-from beam_jobs.shuffle import Place
+from beam_jobs.saved_transform import SavedTransform
+from beam_jobs.shuffle import Place, Spill
 from beam_jobs.sources import csv_files
 from beam_jobs.sources.csv_files import Unit
 from beam_jobs.sources.listing import File
@@ -26,7 +22,7 @@ from beam_jobs.summaries import Summary
 
 _HEADER_THREADS = 2  # Small reads fight for the GIL: four threads take twice as long as one.
 _SHARDS_AT_ONCE = 2  # While one is written to disk, the other keeps the cores busy.
-_ARROW_TYPES = {tf.float32: pa.float32(), tf.int64: pa.int64(), tf.string: pa.binary()}
+_Keyed = tuple[tuple[str, int], Any]  # Said to Beam, so that it needs no general coder for keys.
 
 
 class _Sum(beam.CombineFn):
@@ -124,40 +120,8 @@ class AnalyzeRecords(beam.PTransform):
 
 
 @dataclasses.dataclass(eq=False)
-class ComputeTransform(beam.PTransform):
-    """Lets TFT trace a preprocessing_fn and save it with its statistics.
-
-    Input:  the pipeline.
-    Output: TFT's transform_fn: the PCollection of one path, and the metadata.
-    """
-
-    preprocessing_fn: Callable[[Any], dict[str, tf.Tensor]]
-    feature_spec: dict[str, Any]
-
-    def expand(self, pipeline: Any) -> Any:
-        """The dataset that TFT sees is one empty batch: the statistics come from elsewhere."""
-        arrays = [
-            pa.array([], pa.list_(_ARROW_TYPES[feature.dtype]))
-            for feature in self.feature_spec.values()
-        ]
-        batch = pa.record_batch(arrays, list(self.feature_spec))
-        tensors = {name: _representation(name, f) for name, f in self.feature_spec.items()}
-        config = tfxio.TensorAdapterConfig(batch.schema, tensors)
-        data = pipeline | "EmptyBatch" >> beam.Create([batch])
-        return (data, config) | "Analyze" >> tft_beam.AnalyzeDataset(self.preprocessing_fn)
-
-
-def _representation(name: str, feature: Any) -> schema_pb2.TensorRepresentation:
-    kinds = schema_pb2.TensorRepresentation
-    if isinstance(feature, tf.io.VarLenFeature):
-        return kinds(varlen_sparse_tensor=kinds.VarLenSparseTensor(column_name=name))
-    shape = schema_pb2.FixedShape()
-    return kinds(dense_tensor=kinds.DenseTensor(column_name=name, shape=shape))
-
-
-@dataclasses.dataclass(eq=False)
 class WriteRecords(beam.PTransform):
-    """Transforms every record and writes the shards.
+    """Transforms every record, shuffles them through files of a shared disk, and writes the shards.
 
     Input:  PCollection[Unit].
     Output: PCollection[ShardResult].
@@ -165,14 +129,14 @@ class WriteRecords(beam.PTransform):
 
     job: Job
     plan: Plan
-    analysis: beam.PCollection
-    transform_fn: beam.PCollection
+    analysis: beam.PCollection  # of one tables.Analysis
+    transform: beam.PCollection  # of one SavedTransform
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
         """Every record is spilled before the first shard is written."""
         analysis = AsSingleton(self.analysis)
         spilled = units | "Transform" >> _in_threads(
-            self._spill, self.job, analysis, AsSingleton(self.transform_fn)
+            self._spill, self.job, analysis, AsSingleton(self.transform)
         )
         return (
             self.analysis
@@ -181,11 +145,58 @@ class WriteRecords(beam.PTransform):
             | "Write" >> _in_threads(self._write, self.job, analysis, AsList(spilled))
         )
 
-    def _spill(self, unit: Unit, found: tables.Analysis, transform_fn: str) -> Iterable[int]:
-        return tables.spill_unit(unit, self.plan, self.job, found, transform_fn)
+    def _spill(self, unit: Unit, found: tables.Analysis, transform: SavedTransform) -> Any:
+        return tables.spill_unit(unit, self.plan, self.job, found, transform, self._files)
 
-    def _write(self, place: Any, found: tables.Analysis, _: list[int]) -> list[Any]:
-        return [tables.write_shard(place, self.job, found)]
+    def _write(self, place: Place, found: tables.Analysis, _: list[int]) -> list[Any]:
+        return [tables.write_shard(place, self.job, found, self._files)]
+
+    @property
+    def _files(self) -> Spill:
+        return Spill(self.job.shared_folder)
+
+
+@dataclasses.dataclass(eq=False)
+class ShuffleRecords(beam.PTransform):
+    """Does what WriteRecords does where workers share no disk: the engine shuffles.
+
+    Transformed columns cross the barrier, a fifth of what the Examples are.
+
+    Input:  PCollection[Unit].
+    Output: PCollection[ShardResult].
+    """
+
+    job: Job
+    plan: Plan
+    analysis: beam.PCollection  # of one tables.Analysis
+    transform: beam.PCollection  # of one SavedTransform
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        """All records of a shard meet in one task, which orders them on its own disk."""
+        analysis = AsSingleton(self.analysis)
+        transform = _in_threads(self._place, self.job, analysis, AsSingleton(self.transform))
+        batches = units | "Transform" >> transform.with_output_types(_Keyed)
+        places = self.analysis | "Places" >> beam.FlatMap(_empty_places).with_output_types(_Keyed)
+        return (
+            (batches, places)
+            | "Flatten" >> beam.Flatten()
+            | "Group" >> beam.GroupByKey()
+            | "Write" >> beam.FlatMap(self._write, analysis)
+        )
+
+    def _place(self, unit: Unit, found: tables.Analysis, transform: SavedTransform) -> Any:
+        for place, batch in tables.place_unit(unit, self.plan, self.job, found, transform):
+            yield tuple(place), shuffle.packed(batch)
+
+    def _write(self, group: tuple[tuple[str, int], Iterable[Any]], found: tables.Analysis) -> Any:
+        place, packed = group
+        batches = (shuffle.unpacked(data) for data in packed if data is not None)
+        return [tables.write_gathered(Place(*place), batches, self.job, found)]
+
+
+def _empty_places(found: Any) -> list[tuple[tuple[str, int], None]]:
+    """Returns a group for each shard: an empty one is a shard, too."""
+    return [(tuple(place), None) for place in found.places]
 
 
 @dataclasses.dataclass(eq=False)
@@ -231,14 +242,10 @@ class DecodeImages(beam.PTransform):
     def expand(self, kept: beam.PCollection) -> beam.PCollection:
         """Paths are shuffled, never pixels."""
         plan = AsSingleton(self.plan)
-        keyed = tuple[tuple[str, int], Any]  # Said, so that Beam needs no general coder for keys.
         files = kept | "ByPlace" >> beam.FlatMap(image_shards.by_place, plan).with_output_types(
-            keyed
+            _Keyed
         )
-        # An empty shard is a shard, too.
-        places = self.plan | "Places" >> beam.FlatMap(
-            lambda found: [(tuple(place), None) for place in found.places]
-        ).with_output_types(keyed)
+        places = self.plan | "Places" >> beam.FlatMap(_empty_places).with_output_types(_Keyed)
         return (
             (files, places)
             | "Flatten" >> beam.Flatten()

@@ -40,7 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
       0 if it is done, 1 if the data or the job failed, 2 if the call or the spec is wrong, 130 if
       it was interrupted.
     """
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    ours = words[: words.index("--")] if "--" in words else words
+    parser = _parser()
+    args = parser.parse_args(ours)
+    args.beam_args = words[len(ours) + 1 :]
+    if args.beam_args and args.handler is not _run:
+        parser.error(f"only run takes flags after --, but these came: {' '.join(args.beam_args)}")
     try:
         return args.handler(args)
     except KeyboardInterrupt:
@@ -115,10 +121,16 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         description="Reads the files that a spec names, computes the statistics of train, and "
         "writes sharded TFRecords.",
         epilog=_RUN_EPILOG,
+        usage="%(prog)s [options] SPEC --output DIR [-- FLAGS FOR BEAM]",
     )
     parser.add_argument("spec", metavar="SPEC", help="a TOML file")
     parser.add_argument("--output", metavar="DIR", required=True, help="the dataset folder")
-    parser.add_argument("--runner", default="local", metavar="NAME", help="local (the default)")
+    parser.add_argument(
+        "--runner",
+        default="local",
+        metavar="NAME",
+        help="local (the default), or a runner of Beam: flink, dataflow, spark, prism, ...",
+    )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="threads that work (default: one a core)"
     )
@@ -182,6 +194,7 @@ def _run(args: argparse.Namespace) -> int:
         spec,
         args.output,
         runner=args.runner,
+        beam_args=args.beam_args,
         num_threads=args.workers,
         temp_dir=args.temp_dir,
         overwrite=args.overwrite,

@@ -122,7 +122,15 @@ def test_inspect_shows_records(finished):
             "--output: 'out*' holds '*', which TensorFlow takes for a pattern. "
             "Give another folder.",
         ),
-        (["--runner", "flink"], "--runner must be local, but is 'flink'."),
+        (
+            ["--runner", "flnk"],
+            "--runner must be local, flink, dataflow, spark, prism or the class of a Beam runner, "
+            "but is 'flnk'.",
+        ),
+        (
+            ["--runner", "no.such.Runner"],
+            "--runner no.such.Runner: No module named 'no'. Install what it needs.",
+        ),
     ],
 )
 def test_a_wrong_call_is_one_line_and_status_2(words, message, finished, tmp_path):

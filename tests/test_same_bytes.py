@@ -6,8 +6,14 @@ from oracle import compare
 PAIRS = [
     ("adult-made", "adult-made files and workers"),
     ("adult-made", "adult-made blocks"),
+    ("adult-made", "adult-made cluster"),
+    ("adult-made", "adult-made retried"),
     ("taxi-made", "taxi-made all"),
     ("cifar10-made", "cifar10-made workers"),
+    ("cifar10-made", "cifar10-made cluster"),
+    ("cifar10-made", "cifar10-made retried"),
+    ("photos-made", "photos-made cluster"),
+    ("photos-made", "photos-made retried"),
     ("adult-real", "adult-real all"),
 ]
 

@@ -17,10 +17,11 @@ class Case:
     root: Path | None = None
     pattern: str = ""
     block_mb: float | None = None
+    beam_flags: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
         block = [] if self.block_mb is None else ["--block-mb", str(self.block_mb)]
-        return [*self.options, *block]
+        return [*self.options, *block, *self.beam_flags]
 
     def expected(self) -> expected.Expected:
         """What this run must write, computed anew."""
@@ -43,6 +44,9 @@ def _adult_cut(lines: Sequence[bytes], text: str, folder: Path, block_mb: float,
     return _table(text, [files[i] for i in (3, 0, 6, 5, 1, 4, 2)], block_mb, *options)
 
 
+# Beam's local runner as a cluster: no disk is shared, and the engine shuffles.
+CLUSTER = ("--runner", "FnApiRunner")
+TWICE = ("--", "--direct_runner_bundle_repeat=1")  # Each bundle is done, and done again.
 BLOCK_MB = 0.05  # Made tables have some blocks of this size.
 
 
@@ -57,14 +61,18 @@ def _big_adult(folder: Path) -> Case:
     return _table(specs.ADULT, files, 0.5, "--workers", "2")
 
 
-def _cifar10(folder: Path, num_images: int, workers: str) -> Case:
+def _cifar10(folder: Path, num_images: int, workers: str, *options: str) -> Case:
     root = made_images.write_cifar10(folder / "cifar10", num_images)
-    return _images(specs.CIFAR10, root, root, "**/*", "--workers", workers)
+    return _images(specs.CIFAR10, root, root, "**/*", "--workers", workers, *options)
 
 
-def _photos(folder: Path) -> Case:
+def _photos(folder: Path, *options: str) -> Case:
     root = made_images.write_photos(folder / "photos")
-    return _images(specs.PHOTOS, root / "*.JPEG", root, "*.JPEG")
+    return _images(specs.PHOTOS, root / "*.JPEG", root, "*.JPEG", *options)
+
+
+def _retried(case: Case) -> Case:
+    return dataclasses.replace(case, beam_flags=TWICE)
 
 
 def _taxi_cut(folder: Path) -> Case:
@@ -78,6 +86,12 @@ MADE = {
         made.adult_lines(), specs.made_adult(), folder, BLOCK_MB, "--workers", "4"
     ),
     "adult-made blocks": lambda folder: _made_adult(folder, BLOCK_MB * 100, "--workers", "1"),
+    "adult-made cluster": lambda folder: _adult_cut(
+        made.adult_lines(), specs.made_adult(), folder, BLOCK_MB, "--workers", "2", *CLUSTER
+    ),
+    "adult-made retried": lambda folder: _retried(
+        _made_adult(folder, BLOCK_MB, "--workers", "2", *CLUSTER)
+    ),
     "adult-big": _big_adult,
     "taxi-made": lambda folder: _table(
         specs.made_taxi(), made.write_taxi(folder / "table"), BLOCK_MB, "--workers", "1"
@@ -85,7 +99,11 @@ MADE = {
     "taxi-made all": _taxi_cut,
     "cifar10-made": lambda folder: _cifar10(folder, 40, "1"),
     "cifar10-made workers": lambda folder: _cifar10(folder, 40, "4"),
+    "cifar10-made cluster": lambda folder: _cifar10(folder, 40, "2", *CLUSTER),
     "photos-made": _photos,
+    "cifar10-made retried": lambda folder: _retried(_cifar10(folder, 40, "2", *CLUSTER)),
+    "photos-made cluster": lambda folder: _photos(folder, *CLUSTER),
+    "photos-made retried": lambda folder: _retried(_photos(folder, *CLUSTER)),
 }
 REAL = {
     "adult-real": lambda data, _: _table(specs.ADULT, [data / "adult/adult-train.csv"], 0.5),
