@@ -195,8 +195,10 @@ def _configure(folder: Path, port: int, slots: int) -> None:
         "taskmanager.memory.task.heap.size": "256m",
         "taskmanager.memory.framework.off-heap.size": "128m",
         "taskmanager.memory.task.off-heap.size": "128m",
-        "taskmanager.memory.network.min": "64m",
-        "taskmanager.memory.network.max": "64m",
+        "taskmanager.memory.network.min": "128m",
+        "taskmanager.memory.network.max": "128m",
+        # By default every output of a task takes 16 MB of that, more than a job of ten steps has.
+        "taskmanager.network.sort-shuffle.min-buffers": 64,
         "taskmanager.memory.managed.size": "128m",
         "taskmanager.memory.jvm-metaspace.size": "256m",
         "taskmanager.memory.jvm-overhead.min": "192m",
@@ -223,7 +225,7 @@ def _configure(folder: Path, port: int, slots: int) -> None:
 
 def _task_manager_memory() -> list[str]:
     """The JVM's share of the sizes in the configuration."""
-    return ["-Xmx320m", "-XX:MaxDirectMemorySize=320m", "-XX:MaxMetaspaceSize=256m"]
+    return ["-Xmx320m", "-XX:MaxDirectMemorySize=384m", "-XX:MaxMetaspaceSize=256m"]
 
 
 def _spawn(
