@@ -60,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="worker_boot", description=(__doc__ or "").split("\n")[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--script", type=Path, metavar="PATH", help="write the command and end")
-    what.add_argument("--id", help="of the worker; the runner gives this and what follows")
+    # Prism puts the id in quotes, as for a shell that is not there.
+    what.add_argument(
+        "--id",
+        type=lambda text: text.strip("'"),
+        help="of the worker; the runner gives this and what follows",
+    )
     parser.add_argument("--provision_endpoint", default="")
     parser.add_argument("--logging_endpoint")
     parser.add_argument("--control_endpoint")
