@@ -1,16 +1,20 @@
 # make demo   the whole way on data that ships with scikit-learn
 # make test   lint, types and tests
+# make test-engines   one job on every engine that can be had here: the same bytes
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-engines lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/headrace demo --output headrace-demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore=tests/engines
+
+test-engines: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q tests/engines
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

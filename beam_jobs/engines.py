@@ -1,20 +1,27 @@
 """The name of a runner to Beam's options."""
 
+import concurrent.futures
 import functools
+import hashlib
+import json
 import re
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import Pipeline
 from apache_beam.runners import create_runner
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms import userstate
 
-from beam_jobs import progress
+from beam_jobs import progress, worker_boot
 from beam_jobs.errors import DataError, SpecError
 
 LOCAL = "local"
@@ -52,13 +59,17 @@ def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
 
     Args:
       runner: "local", or a runner that Beam knows.
-      args: Flags that Beam takes as they are.
+      args: Flags that Beam takes as they are; they go before our own.
 
     Raises:
-      SpecError: There is no such runner.
+      SpecError: There is no such runner, or the local one has no such flag.
     """
     if is_local(runner):
-        return _Options([*_LOCAL, *args])
+        made = _Options([*_LOCAL, *args])
+        known, given = made.get_all_options(), made.get_all_options(retain_unknown_options=True)
+        if unknown := sorted(set(given) - set(known)):
+            raise SpecError(f"--{unknown[0]}: Beam's local runner has no such flag. Leave it out.")
+        return made
     try:
         create_runner(runner)
     except ValueError as error:
@@ -68,7 +79,21 @@ def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
         ) from error
     except (ImportError, AttributeError) as error:
         raise SpecError(f"--runner {runner}: {error}. Install what it needs.") from error
-    return PipelineOptions([f"--runner={runner}", *args])
+    return PipelineOptions([f"--runner={runner}", *_defaults(runner, args), *args])
+
+
+def _defaults(runner: str, args: Sequence[str]) -> list[str]:
+    """Returns where the workers of a portable runner run, unless the flags say it: as processes.
+
+    Beam's own default are containers of an image without this package.
+    """
+    is_portable = runner.lower().removesuffix("runner") in ("flink", "prism", "spark")
+    if not is_portable or any(arg.startswith("--environment_type") for arg in args):
+        return []
+    name = f"worker-{hashlib.sha256(sys.executable.encode()).hexdigest()[:8]}.sh"
+    command = worker_boot.script(Path.home() / ".cache" / "headrace" / name)
+    config = json.dumps({"command": str(command)})
+    return ["--environment_type=PROCESS", f"--environment_config={config}"]
 
 
 @contextmanager
@@ -88,6 +113,20 @@ def quick_beam() -> Iterator[None]:
         StateSampler.__init__.__defaults__ = defaults
 
 
+def submitted(graph: Pipeline) -> Any:
+    """Runs a pipeline, and returns Beam's result: finished on the local runner, else on its way.
+
+    Ctrl-C stays ours: Beam's job server would take it to stop itself, with nobody left to cancel.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return graph.run()
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+
+
 def finish(result: Any, show: Callable[[str], None] | None, seconds: float) -> None:
     """Waits for a job that was submitted, and shows what its engine counts meanwhile.
 
@@ -97,40 +136,45 @@ def finish(result: Any, show: Callable[[str], None] | None, seconds: float) -> N
       seconds: Between two lines.
 
     Raises:
-      DataError: The job failed.
+      DataError, SpecError: The job failed for a reason that we know.
       KeyboardInterrupt: Somebody had enough; the job is canceled.
     """
-    is_over, started = threading.Event(), time.monotonic()
-
-    def loop() -> None:
-        while show and not is_over.wait(seconds):
-            show(progress.engine_line(time.monotonic() - started, result.state, _counters(result)))
-
-    thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
+    started = time.monotonic()
+    # Not in this thread: interrupted, Beam's own waiting hangs up before anybody can cancel.
+    waiting = concurrent.futures.ThreadPoolExecutor(1).submit(result.wait_until_finish)
     try:
-        result.wait_until_finish()
+        while not concurrent.futures.wait([waiting], seconds).done:
+            if show:
+                show(_line(result, time.monotonic() - started))
     except KeyboardInterrupt:
+        raise KeyboardInterrupt(_cancel(result)) from None
+    if error := waiting.exception():
+        raise told(error) from error
+
+
+def _cancel(result: Any) -> str:
+    """Cancels a job, and returns what became of that."""
+    try:
         result.cancel()
-        if show:
-            show("canceled the job.")
-        raise
-    except Exception as error:
-        raise _told(error) from error
-    finally:
-        is_over.set()
-        thread.join()
+    except Exception as error:  # Each engine has its own: what matters is that it may still run.
+        said = " ".join(str(error).split())[:200]
+        return f"but the job could not be canceled ({said}): look after it at the engine"
+    return "the job is canceled"
 
 
-def _counters(result: Any) -> dict[str, int]:
-    """Returns what `progress.report` has counted so far; portable runners keep an old answer."""
-    if hasattr(result, "_metrics"):
-        result._metrics = None
-    found = result.metrics().query(MetricsFilter().with_namespace(progress.NAMESPACE))["counters"]
-    return {counter.key.metric.name: counter.result for counter in found}
+def _line(result: Any, seconds: float) -> str:
+    """Returns what an engine says of a job; portable runners keep an old answer for metrics."""
+    try:
+        if hasattr(result, "_metrics"):
+            result._metrics = None
+        found = result.metrics().query(MetricsFilter().with_namespace(progress.NAMESPACE))
+        counts = {counter.key.metric.name: counter.result for counter in found["counters"]}
+        return progress.engine_line(seconds, str(result.state), counts)
+    except Exception as error:  # Each engine has its own, and a job does not end for it.
+        return progress.engine_line(seconds, f"no answer: {type(error).__name__}", {})
 
 
-def _told(error: Exception) -> Exception:
+def told(error: BaseException) -> BaseException:
     """Returns what a worker raised, of the pages that an engine makes of it."""
     kinds = {"DataError": DataError, "SpecError": SpecError}
     found = re.search(r"\b(DataError|SpecError): (.*?)(?: \[while running|\n|$)", str(error))

@@ -77,6 +77,7 @@ def run(
     """
     parallel.run_ops_in_one_thread()
     beam_options = engines.options(runner, beam_args)
+    FileSystems.set_options(beam_options)  # Before the first look at a bucket.
     if not output:
         raise SpecError("--output: must name a folder, but is empty. Give a folder.")
     for option, folder in (("--output", output), ("--temp-dir", temp_dir or "")):
@@ -113,7 +114,9 @@ def run(
             pipeline.build_images(graph, listed, job)
         else:
             pipeline.build_table(graph, listed, plan, job)
-        engines.finish(graph.run(), None if engines.is_local(runner) else show, seconds)
+        engines.finish(
+            engines.submitted(graph), None if engines.is_local(runner) else show, seconds
+        )
     files.remove(files.join(output, PROGRESS_FOLDER))
     return read_info(output) or {}
 

@@ -34,9 +34,11 @@ def script(path: Path) -> Path:
         f"PYTHONPATH={root}${{PYTHONPATH:+:$PYTHONPATH}} \\",
         f'exec {shlex.quote(sys.executable)} -m beam_jobs.worker_boot "$@"',
     ]
-    path.write_text("\n".join(lines) + "\n")
-    path.chmod(0o755)
-    return path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")  # A shell may be reading the old one.
+    temporary.write_text("\n".join(lines) + "\n")
+    temporary.chmod(0o755)
+    return temporary.replace(path).resolve()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"only run takes flags after --, but these came: {' '.join(args.beam_args)}")
     try:
         return args.handler(args)
-    except KeyboardInterrupt:
-        print("headrace: interrupted; run the same command again to go on.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        what = f"interrupted, {interrupt}" if str(interrupt) else "interrupted"
+        print(f"headrace: {what}; run the same command again to go on.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # Whoever read our output has had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,10 @@
 """Beam and TensorFlow set up for our threads, and left as they were."""
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import apache_beam as beam
 import pytest
@@ -9,7 +12,7 @@ from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms import userstate
 
 from beam_jobs import engines
-from beam_jobs.errors import SpecError
+from beam_jobs.errors import DataError, SpecError
 
 _ONE_THREAD = """
 import tensorflow as tf
@@ -58,3 +61,38 @@ def test_another_runner_is_refused():
     assert engines.options("DirectRunner").get_all_options()["runner"] == "FnApiRunner"
     with pytest.raises(SpecError, match="--runner must be local, .* but is 'flnk'"):
         engines.options("flnk")
+
+
+def test_flags_for_beam_go_to_beam():
+    given = ["--direct_runner_bundle_repeat=1", "--job_name=one"]
+    for runner in ("local", "FnApiRunner"):
+        said = engines.options(runner, given).get_all_options()
+        assert (said["direct_runner_bundle_repeat"], said["job_name"]) == (1, "one")
+    with pytest.raises(SpecError, match="--flnk_master: Beam's local runner has no such flag"):
+        engines.options("local", ["--flnk_master=localhost:8081"])
+
+
+@pytest.mark.parametrize("runner", ["prism", "FlinkRunner", "spark"])
+def test_workers_are_processes_of_this_python_unless_the_flags_say_otherwise(runner):
+    said = engines.options(runner).get_all_options()
+    assert said["environment_type"] == "PROCESS"
+    command = Path(json.loads(said["environment_config"])["command"])
+    assert sys.executable in command.read_text() and os.access(command, os.X_OK)
+    said = engines.options(runner, ["--environment_type=DOCKER"]).get_all_options()
+    assert (said["environment_type"], said["environment_config"]) == ("DOCKER", None)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (
+            "x\nerrors.DataError: a.csv: is gone. [while running 'Scan-ptransform-1']\ny",
+            DataError("a.csv: is gone."),
+        ),
+        ("java.Oh\nCaused by: SpecError: name: no.\nat z", SpecError("name: no.")),
+        ("java.lang.RuntimeException: lost", RuntimeError("java.lang.RuntimeException: lost")),
+    ],
+)
+def test_what_a_worker_raised_is_found_in_what_an_engine_says(said, wanted):
+    found = engines.told(RuntimeError(said))
+    assert (type(found), str(found)) == (type(wanted), str(wanted))

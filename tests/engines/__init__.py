@@ -1,0 +1,1 @@
+"""One job on every engine that can be had here."""

@@ -1,0 +1,34 @@
+"""Every engine writes what the local one does: the same spec and input, the same bytes."""
+
+import json
+
+import pytest
+from oracle import compare
+from oracle.command import headrace
+
+from engines import started
+
+SPECS = ("adult", "cifar10", "photos")  # Tables; images as they are; images as float32.
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("engine", started.ENGINES)
+def test_an_engine_writes_the_same_bytes(engine, spec, runs, tmp_path, say):
+    wanted = runs.best(spec)
+    shards = compare.bytes_of_shards(wanted.folder, wanted.manifest)
+    assert sum(num_examples > 0 for num_examples, *_ in shards.values()) > 3
+    try:
+        with started.ENGINES[engine](tmp_path) as words:
+            made = tmp_path / "out"
+            done = headrace("run", wanted.spec, "--output", made, "--workers", "2", *words)
+    except started.NotThereError as why:
+        say(engine, f"not run: {why}")
+        pytest.skip(str(why))
+    assert done.returncode == 0, done.stdout[-3000:]
+    manifest = json.loads((made / "dataset_info.json").read_text())
+    is_same = compare.bytes_of_shards(made, manifest) == shards
+    say(engine, "same bytes" if is_same else "OTHER BYTES")
+    assert is_same
+    for name in ("read", "rejected", "features", "label", "splits"):
+        assert manifest[name] == wanted.manifest[name]
+    assert headrace("verify", made).returncode == 0
