@@ -1,0 +1,1 @@
+"""Tests of the engines, and what stands in for those that are not on this machine."""
