@@ -15,6 +15,7 @@ autoscaling, and a job has one worker with one thread.
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import hashlib
 import http.server
@@ -50,7 +51,7 @@ IMAGE = "us-docker.pkg.dev/stand-in-project/headrace/headrace:1"
 
 _State = dataflow.JobState
 _Importance = dataflow.JobMessageImportance
-_JOBS = re.compile(r"/v1b3/projects/([^/]+)/locations/([^/]+)/jobs(?:/([^/]+))?(?:/(\w+))?")
+_JOBS = re.compile(r"/v1b3/projects/([^/]+)(?:/locations/([^/]+))?/jobs(?:/([^/]+))?(?:/(\w+))?")
 
 
 class ServiceError(Exception):
@@ -68,27 +69,20 @@ def start(folder: Path, *, in_memory: bool = True) -> Iterator["Cloud"]:
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         storage = stack.enter_context(Storage(None if in_memory else folder / "objects"))
-        service = stack.enter_context(Service(storage, folder / "jobs"))
-        key = folder / "service_account.json"
-        key.write_text(json.dumps(_service_account(service.url)))
-        yield Cloud(storage, service, key)
+        service = stack.enter_context(Service(storage, folder))
+        yield Cloud(storage, service)
 
 
 @dataclasses.dataclass
 class Cloud:
-    """The two servers and the key of an account that both know."""
+    """The two servers."""
 
     storage: "Storage"
     service: "Service"
-    key: Path
 
     def environment(self) -> dict[str, str]:
-        """Returns the variables that Google's clients need to get here and nowhere else."""
-        return {
-            "STORAGE_EMULATOR_HOST": self.storage.url,
-            "GOOGLE_APPLICATION_CREDENTIALS": str(self.key),
-            "NO_GCE_CHECK": "true",  # Looking for a metadata server takes 3 s.
-        }
+        """Returns the variables with which Google's clients come here, and are known."""
+        return self.service.environment()
 
     def flags(self, bucket: str) -> list[str]:
         """Returns the flags that send a job of the stock runner here."""
@@ -113,6 +107,7 @@ class Storage:
             use_memory_fs=folder is None, data_dir=None if folder is None else str(folder)
         )
         self.read_only: set[str] = set()
+        self.token = secrets.token_hex(8)  # What every request must bring.
         handler = functools.partial(_StorageHandler, self._objects)
         # One thread, as the emulator has it: its objects have no locks.
         self._server = _StorageServer(("localhost", 0), handler)
@@ -137,17 +132,21 @@ class Storage:
         Raises:
           FileNotFoundError: There is no such object.
         """
-        path = urllib.parse.quote(url.removeprefix("gs://"))
         try:
-            with urllib.request.urlopen(f"{self.url}/{path}") as response:
-                return response.read()
+            return self._get(urllib.parse.quote(url.removeprefix("gs://")))
         except urllib.error.HTTPError as error:
             raise FileNotFoundError(f"{url}: {error}") from error
 
     def names(self, bucket: str) -> list[str]:
         """Returns the names of a bucket's objects, in order."""
-        with urllib.request.urlopen(f"{self.url}/storage/v1/b/{bucket}/o") as response:
-            return sorted(item["name"] for item in json.load(response).get("items", []))
+        items = json.loads(self._get(f"storage/v1/b/{bucket}/o")).get("items", [])
+        return sorted(item["name"] for item in items)
+
+    def _get(self, path: str) -> bytes:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        request = urllib.request.Request(f"{self.url}/{path}", headers=headers)
+        with urllib.request.urlopen(request) as response:
+            return response.read()
 
 
 class _StorageServer(http.server.HTTPServer):
@@ -161,6 +160,8 @@ class _StorageHandler(RequestHandler):
     server: _StorageServer
 
     def do_GET(self) -> None:
+        if self._is_refused(is_write=False):
+            return None
         url = urllib.parse.urlsplit(self.path)
         if self._bucket() in self.server.storage.read_only and url.path.endswith("testPermissions"):
             asked = urllib.parse.parse_qs(url.query).get("permissions", [])
@@ -184,18 +185,18 @@ class _StorageHandler(RequestHandler):
         found = re.search(r"/b/([^/?]+)", self.path)  # A batch has several, and is let through.
         return found[1] if found else ""
 
-    def _is_refused(self) -> bool:
+    def _is_refused(self, is_write: bool = True) -> bool:
         bucket = self._bucket()
-        if bucket not in self.server.storage.read_only:
-            return False
+        if self.headers.get("Authorization") != f"Bearer {self.server.storage.token}":
+            return self._refuse(401, f"Anonymous caller does not have access to {bucket}.")
+        if is_write and bucket in self.server.storage.read_only:
+            message = f"The account does not have storage.objects.create access to {bucket}."
+            return self._refuse(403, message)
+        return False
+
+    def _refuse(self, code: int, message: str) -> bool:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))  # Else the client sees a reset.
-        message = (
-            "worker@stand-in-project.iam.gserviceaccount.com does not have storage.objects.create "
-            f"access to the Google Cloud Storage object in {bucket}. Permission "
-            "'storage.objects.create' denied on resource (or it may not exist)."
-        )
-        reasons = [{"message": message, "domain": "global", "reason": "forbidden"}]
-        _send_json(self, 403, {"error": {"code": 403, "message": message, "errors": reasons}})
+        _send_json(self, code, {"error": {"code": code, "message": message}})
         return True
 
 
@@ -206,11 +207,20 @@ class Service:
         self.storage = storage
         self.jobs: dict[str, Job] = {}
         self.calls: list[str] = []  # Method and path of every request.
-        self.token = secrets.token_hex(8)
         self._folder = folder
         self._server = _ServiceServer(("localhost", 0), _ServiceHandler)
         self._server.service = self
         self.url = f"http://localhost:{self._server.server_port}"
+        self._key = folder / "service_account.json"
+        self._key.write_text(json.dumps(_service_account(self.url)))
+
+    def environment(self) -> dict[str, str]:
+        """Returns the variables with which Google's clients come here, and are known."""
+        return {
+            "STORAGE_EMULATOR_HOST": self.storage.url,
+            "GOOGLE_APPLICATION_CREDENTIALS": str(self._key),
+            "NO_GCE_CHECK": "true",  # Looking for a metadata server takes 3 s.
+        }
 
     def __enter__(self) -> "Service":
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -227,20 +237,16 @@ class Service:
         running = [job for job in self.jobs.values() if not job.is_over()]
         if any(job.request.name == request.name for job in running):
             raise ServiceError(409, "ALREADY_EXISTS", f"There is an active job {request.name}.")
-        options = json_format.MessageToDict(
-            dataflow.Environment.pb(request.environment).sdk_pipeline_options
-        )["options"]
+        options = _options(request)
         pipeline = _staged_pipeline(self.storage, options)
         _check_images(pipeline, request)
         _check_files(self.storage, pipeline)
         number = len(self.jobs)
         job_id = f"{time.strftime('%Y-%m-%d_%H_%M_%S')}-{number:019d}"
-        job = Job(job_id, request, pipeline, options, self._folder / job_id)
+        job = Job(job_id, request, pipeline, options, self._folder / "jobs" / job_id)
         self.jobs[job_id] = job
-        variables = {"STORAGE_EMULATOR_HOST": self.storage.url, "NO_GCE_CHECK": "true"}
-        job.start(
-            {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        )
+        packages = os.pathsep.join(filter(None, sys.path))
+        job.start({**os.environ, **self.environment(), "PYTHONPATH": packages})
         return job
 
 
@@ -361,14 +367,18 @@ class _ServiceHandler(http.server.BaseHTTPRequestHandler):
     def _route(self, path: str, body: bytes) -> dict[str, Any]:
         service = self.server.service
         if path == "/token":
-            return {"access_token": service.token, "token_type": "Bearer", "expires_in": 3600}
-        if self.headers.get("Authorization") != f"Bearer {service.token}":
+            return {
+                "access_token": service.storage.token,
+                "token_type": "Bearer",
+                "expires_in": 3600,
+            }
+        if self.headers.get("Authorization") != f"Bearer {service.storage.token}":
             raise ServiceError(401, "UNAUTHENTICATED", "Request had invalid credentials.")
         found = _JOBS.fullmatch(path)
         if not found:
             raise ServiceError(404, "NOT_FOUND", f"There is no {path}.")
         project, region, job_id, what = found.groups()
-        _check_place(project, region)
+        _check_place(project, region or REGION)  # The service has a default, too.
         if job_id is None:
             return self._route_jobs(body)
         if job_id not in service.jobs:
@@ -376,6 +386,12 @@ class _ServiceHandler(http.server.BaseHTTPRequestHandler):
                 404, "NOT_FOUND", f"Information about job {job_id} could not be found."
             )
         return self._route_job(service.jobs[job_id], what, body)
+
+    def _start_time(self) -> datetime.datetime:
+        """Returns from when on messages are asked for."""
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        text = query.get("startTime", ["1970-01-01T00:00:00Z"])[0]
+        return dataflow.JobMessage.from_json(json.dumps({"time": text})).time
 
     def _route_jobs(self, body: bytes) -> dict[str, Any]:
         service = self.server.service
@@ -386,7 +402,9 @@ class _ServiceHandler(http.server.BaseHTTPRequestHandler):
 
     def _route_job(self, job: Job, what: str | None, body: bytes) -> dict[str, Any]:
         if what == "messages":
-            return _to_json(dataflow.ListJobMessagesResponse(job_messages=job.messages))
+            start = self._start_time()
+            messages = [message for message in job.messages if message.time >= start]
+            return _to_json(dataflow.ListJobMessagesResponse(job_messages=messages))
         if what == "metrics":
             return _to_json(job.metrics())
         if self.command == "PUT":
@@ -397,11 +415,20 @@ class _ServiceHandler(http.server.BaseHTTPRequestHandler):
         return _to_json(job.answer())
 
 
+def _options(request: dataflow.Job) -> dict[str, Any]:
+    """Returns a job's options; a Struct has no whole numbers, which the flags of Beam must be."""
+    options = dataflow.Environment.pb(request.environment).sdk_pipeline_options
+    return json.loads(json_format.MessageToJson(options), parse_float=_number)["options"]
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
 def _check_place(project: str, region: str) -> None:
     if project != PROJECT:
-        message = (
-            f"Could not create workflow; user does not have write access to project: {project}"
-        )
+        message = f"The account may not create jobs in the project {project}."
         raise ServiceError(403, "PERMISSION_DENIED", message)
     if region != REGION:
         raise ServiceError(404, "NOT_FOUND", f"There is no regional endpoint {region}.")

@@ -2,6 +2,8 @@
 
 import copy
 import time
+import urllib.error
+import urllib.request
 from collections import defaultdict
 
 import pytest
@@ -18,7 +20,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 from apache_beam.runners.runner import PipelineState
+from google.auth.exceptions import InvalidOperation
 from google.cloud import dataflow
+from google.cloud.storage.exceptions import InvalidResponse
 
 from engines import dataflow_service
 
@@ -155,9 +159,13 @@ def test_the_flags_reach_the_job(cloud, done):
     assert pool.ip_configuration == dataflow.WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
     account = job.request.environment.service_account_email
     assert account == "worker@stand-in-project.iam.gserviceaccount.com"
-    assert not job.pipeline.components.environments[
-        pool.sdk_harness_container_images[0].environment_id
-    ].dependencies  # The image has everything: nothing but the pipeline is staged.
+    (image,) = pool.sdk_harness_container_images
+    environment = job.pipeline.components.environments[image.environment_id]
+    staged = [
+        beam_runner_api_pb2.ArtifactUrlPayload.FromString(file.type_payload).url.split("/")[-1]
+        for file in environment.dependencies
+    ]
+    assert staged == ["submission_environment_dependencies.txt"]  # The image has all the rest.
 
 
 @pytest.mark.parametrize(
@@ -233,6 +241,48 @@ def test_only_the_calls_that_are_known_are_made(cloud, done):
     assert {"POST /token", f"POST {job}"} <= set(cloud.service.calls)
 
 
+def test_a_template_is_a_job_that_somebody_else_submits(cloud):
+    flag = "--template_location=gs://bucket/templates/job_object"
+    jobs = len(cloud.service.jobs)
+
+    def build(pipeline):
+        (
+            pipeline
+            | beam.Create([("t", ["word"])])
+            | beam.ParDo(_WriteGroup("gs://bucket/from_template"))
+        )
+
+    result = _submit(cloud, build, flag)
+    assert result.wait_until_finish() == PipelineState.DONE  # At once, and without a job:
+    assert not result.has_job
+    assert len(cloud.service.jobs) == jobs
+    written = cloud.storage.read("gs://bucket/templates/job_object").decode()
+    job = cloud.service.create(dataflow.Job.from_json(written))
+    _wait_for(job.is_over)
+    assert job.state == dataflow.JobState.JOB_STATE_DONE
+    assert cloud.storage.read("gs://bucket/from_template/t.bin") == b"word"
+
+
+def test_a_dry_run_calls_nobody_and_shows_no_workers(cloud):
+    def build(pipeline):
+        pipeline | beam.Create([0])
+
+    before = list(cloud.service.calls)
+    result = _submit(cloud, build, "--dry_run=true", "--worker_machine_type=n1-standard-4")
+    assert result.state == PipelineState.DONE
+    assert cloud.service.calls == before
+    assert not result.job.proto.environment.worker_pools  # They are filled in while staging.
+
+
+def test_nobody_gets_in_without_credentials(cloud, monkeypatch):
+    monkeypatch.setattr(auth._Credentials, "_credentials_init", True)
+    monkeypatch.setattr(auth._Credentials, "_credentials", None)  # "Connecting anonymously".
+    with pytest.raises(InvalidOperation, match="Anonymous credentials cannot be refreshed"):
+        _read("gs://bucket/files/plain.bin")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{cloud.service.url}/v1b3/projects/{dataflow_service.PROJECT}/jobs")
+
+
 def _write(path, content):
     with FileSystems.create(path, compression_type="uncompressed") as file:
         file.write(content)
@@ -244,7 +294,7 @@ def _read(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["plain.bin", "a b.bin", "\u00e9#%.bin", "train-00000-of-00002.gz"]
+    "name", ["plain.bin", "a b.bin", "\u00e9%+.bin", "train-00000-of-00002.gz"]
 )
 def test_storage_reads_what_was_written(cloud, name):
     path = f"gs://bucket/files/{name}"
@@ -293,7 +343,7 @@ def test_storage_says_what_is_not_there(cloud):
 def test_a_read_only_bucket_refuses_to_be_written(cloud):
     cloud.storage.create_bucket("read-only")
     cloud.storage.read_only.add("read-only")
-    with pytest.raises(Exception, match="does not have storage.objects.create access"):
+    with pytest.raises(InvalidResponse, match="403"):
         _write("gs://read-only/file", b"text")
     assert cloud.storage.names("read-only") == []
 
