@@ -42,6 +42,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from gcp_storage_emulator.handlers import buckets
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage as _Objects
+from google.auth import jwt
+from google.auth.exceptions import GoogleAuthError
 from google.cloud import dataflow
 from google.protobuf import json_format
 
@@ -212,7 +214,9 @@ class Service:
         self._server.service = self
         self.url = f"http://localhost:{self._server.server_port}"
         self._key = folder / "service_account.json"
-        self._key.write_text(json.dumps(_service_account(self.url)))
+        account = _service_account(self.url)
+        self._key.write_text(json.dumps(account))
+        self._public_key = _public_key(account["private_key"])
 
     def environment(self) -> dict[str, str]:
         """Returns the variables with which Google's clients come here, and are known."""
@@ -220,6 +224,8 @@ class Service:
             "STORAGE_EMULATOR_HOST": self.storage.url,
             "GOOGLE_APPLICATION_CREDENTIALS": str(self._key),
             "NO_GCE_CHECK": "true",  # Looking for a metadata server takes 3 s.
+            "https_proxy": self.url,  # Refuses at once whatever would leave this machine.
+            "no_proxy": "localhost",
         }
 
     def __enter__(self) -> "Service":
@@ -231,6 +237,16 @@ class Service:
             job.cancel()
         self._server.shutdown()
         self._server.server_close()
+
+    def knows(self, authorization: str | None) -> bool:
+        """Whether a caller brings a token of ours, or one that our account signed by itself."""
+        token = (authorization or "").removeprefix("Bearer ")
+        if token == self.storage.token:
+            return True
+        try:
+            return bool(jwt.decode(token, certs=self._public_key))
+        except (ValueError, GoogleAuthError):
+            return False
 
     def create(self, request: dataflow.Job) -> "Job":
         """Checks a job as far as the service does, and starts it."""
@@ -372,7 +388,7 @@ class _ServiceHandler(http.server.BaseHTTPRequestHandler):
                 "token_type": "Bearer",
                 "expires_in": 3600,
             }
-        if self.headers.get("Authorization") != f"Bearer {service.storage.token}":
+        if not service.knows(self.headers.get("Authorization")):
             raise ServiceError(401, "UNAUTHENTICATED", "Request had invalid credentials.")
         found = _JOBS.fullmatch(path)
         if not found:
@@ -505,6 +521,13 @@ def _service_account(url: str) -> dict[str, str]:
         "client_email": f"launcher@{PROJECT}.iam.gserviceaccount.com",
         "token_uri": f"{url}/token",
     }
+
+
+def _public_key(private_key: str) -> bytes:
+    key = serialization.load_pem_private_key(private_key.encode(), password=None)
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
 
 
 def _from_json(kind: Any, body: bytes) -> Any:

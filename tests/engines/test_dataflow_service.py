@@ -1,6 +1,8 @@
 """The stock DataflowRunner against the stand-in: staged, submitted, polled, run, read back."""
 
+import contextlib
 import copy
+import gc
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +14,7 @@ pytest.importorskip("google.cloud.dataflow", reason="needs apache-beam[gcp]")
 pytest.importorskip("gcp_storage_emulator", reason="needs gcp-storage-emulator from PyPI")
 
 import apache_beam as beam
+import google.auth
 from apache_beam.internal.gcp import auth
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
@@ -20,8 +23,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 from apache_beam.runners.runner import PipelineState
+from google.api_core.client_options import ClientOptions
+from google.api_core.exceptions import Forbidden, NotFound
 from google.auth.exceptions import InvalidOperation
-from google.cloud import dataflow
+from google.cloud import dataflow, storage
 from google.cloud.storage.exceptions import InvalidResponse
 
 from engines import dataflow_service
@@ -283,6 +288,38 @@ def test_nobody_gets_in_without_credentials(cloud, monkeypatch):
         urllib.request.urlopen(f"{cloud.service.url}/v1b3/projects/{dataflow_service.PROJECT}/jobs")
 
 
+@pytest.mark.parametrize(
+    ("project", "region", "error"),
+    [
+        (dataflow_service.PROJECT, dataflow_service.REGION, None),
+        ("other-project", dataflow_service.REGION, Forbidden),
+        (dataflow_service.PROJECT, "mars-1", NotFound),
+    ],
+)
+def test_a_launcher_can_ask_before_it_stages(cloud, project, region, error):
+    credentials, _ = google.auth.default()
+    client = dataflow.JobsV1Beta3Client(
+        credentials=credentials,
+        transport="rest",
+        client_options=ClientOptions(api_endpoint=cloud.service.url),
+    )
+    request = dataflow.ListJobsRequest(project_id=project, location=region)
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        client.list_jobs(request)
+
+
+def test_a_launcher_can_ask_for_its_permissions(cloud):
+    cloud.storage.create_bucket("asked")
+    cloud.storage.read_only.add("asked")
+    asked = ["storage.objects.create", "storage.objects.delete", "storage.objects.get"]
+    credentials, _ = google.auth.default()
+    client = storage.Client(dataflow_service.PROJECT, credentials)
+    assert client.bucket("bucket").test_iam_permissions(asked) == asked
+    assert client.bucket("asked").test_iam_permissions(asked) == ["storage.objects.get"]
+    with pytest.raises(NotFound):
+        client.bucket("no-such-bucket").test_iam_permissions(asked)
+
+
 def _write(path, content):
     with FileSystems.create(path, compression_type="uncompressed") as file:
         file.write(content)
@@ -345,6 +382,7 @@ def test_a_read_only_bucket_refuses_to_be_written(cloud):
     cloud.storage.read_only.add("read-only")
     with pytest.raises(InvalidResponse, match="403"):
         _write("gs://read-only/file", b"text")
+    gc.collect()  # The writer tries again when it is collected, and for 2 min without a server.
     assert cloud.storage.names("read-only") == []
 
 
