@@ -69,7 +69,7 @@ def run(
       seconds: Between two such lines.
 
     Returns:
-      What `dataset_info.json` says.
+      What `dataset_info.json` says; nothing for a job that was only written as a template.
 
     Raises:
       SpecError: The spec does not fit the input, or the output folder holds something else.

@@ -202,7 +202,7 @@ def _run(args: argparse.Namespace) -> int:
         block_mb=args.block_mb,
         quiet=args.quiet,
     )
-    if not args.quiet:
+    if info and not args.quiet:
         print(console.summary(info, args.output))
     return 0
 
