@@ -114,9 +114,10 @@ def run(
             pipeline.build_images(graph, listed, job)
         else:
             pipeline.build_table(graph, listed, plan, job)
-        engines.finish(
-            engines.submitted(graph), None if engines.is_local(runner) else show, seconds
-        )
+        result = engines.submitted(graph)
+        if beam_options.get_all_options().get("template_location"):
+            return {}  # Written for the service, which starts it once this process has ended.
+        engines.finish(result, None if engines.is_local(runner) else show, seconds)
     files.remove(files.join(output, PROGRESS_FOLDER))
     return read_info(output) or {}
 
