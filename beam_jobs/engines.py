@@ -9,13 +9,15 @@ import signal
 import sys
 import threading
 import time
+import urllib.request
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.pipeline import Pipeline
 from apache_beam.runners import create_runner
 from apache_beam.runners.worker.statesampler import StateSampler
@@ -29,6 +31,8 @@ LOCAL = "local"
 # in the package, in one process and one worker. More of them lose elements.
 _LOCAL = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
 _SAMPLING_MS = 5
+_CANCEL_SECONDS = 60
+_FLINK_ENDS = ("CANCELED", "FAILED", "FINISHED")
 
 
 class _Options(PipelineOptions):
@@ -79,7 +83,10 @@ def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
         ) from error
     except (ImportError, AttributeError) as error:
         raise SpecError(f"--runner {runner}: {error}. Install what it needs.") from error
-    return PipelineOptions([f"--runner={runner}", *_defaults(runner, args), *args])
+    made = PipelineOptions([f"--runner={runner}", *_defaults(runner, args), *args])
+    cloud = made.view_as(GoogleCloudOptions)  # Where Beam keeps the name, whatever the engine.
+    cloud.job_name = cloud.job_name or f"headrace-{uuid.uuid4().hex[:12]}"
+    return made
 
 
 def _defaults(runner: str, args: Sequence[str]) -> list[str]:
@@ -113,8 +120,43 @@ def quick_beam() -> Iterator[None]:
         StateSampler.__init__.__defaults__ = defaults
 
 
-def submitted(graph: Pipeline) -> Any:
-    """Runs a pipeline, and returns Beam's result: finished on the local runner, else on its way.
+def run(
+    graph: Pipeline, options: PipelineOptions, show: Callable[[str], None] | None, seconds: float
+) -> bool:
+    """Runs a pipeline, waits for it, and shows what its engine counts meanwhile.
+
+    Args:
+      graph: The pipeline.
+      options: Its options.
+      show: Takes a line; None for silence.
+      seconds: Between two lines.
+
+    Returns:
+      Whether it ran: a template is only written, for a service that starts it later.
+
+    Raises:
+      DataError, SpecError: The job failed for a reason that we know.
+      KeyboardInterrupt: Somebody had enough; it says what became of the job.
+    """
+    started, result = time.monotonic(), None
+    try:
+        result = _submitted(graph)
+        if options.get_all_options().get("template_location"):
+            return False
+        # Not in this thread: interrupted, Beam's own waiting hangs up before anybody can cancel.
+        waiting = concurrent.futures.ThreadPoolExecutor(1).submit(result.wait_until_finish)
+        while not concurrent.futures.wait([waiting], seconds).done:
+            if show:
+                show(_line(result, time.monotonic() - started))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_cancel(result, options)) from None
+    if error := waiting.exception():
+        raise told(error) from error
+    return True
+
+
+def _submitted(graph: Pipeline) -> Any:
+    """Returns Beam's result of a pipeline: finished on the local runner, else on its way.
 
     Ctrl-C stays ours: Beam's job server would take it to stop itself, with nobody left to cancel.
     """
@@ -127,39 +169,35 @@ def submitted(graph: Pipeline) -> Any:
             signal.signal(signal.SIGINT, handler)
 
 
-def finish(result: Any, show: Callable[[str], None] | None, seconds: float) -> None:
-    """Waits for a job that was submitted, and shows what its engine counts meanwhile.
-
-    Args:
-      result: Of `Pipeline.run`.
-      show: Takes a line; None for silence.
-      seconds: Between two lines.
-
-    Raises:
-      DataError, SpecError: The job failed for a reason that we know.
-      KeyboardInterrupt: Somebody had enough; the job is canceled.
-    """
-    started = time.monotonic()
-    # Not in this thread: interrupted, Beam's own waiting hangs up before anybody can cancel.
-    waiting = concurrent.futures.ThreadPoolExecutor(1).submit(result.wait_until_finish)
+def _cancel(result: Any, options: PipelineOptions) -> str:
+    """Cancels a job, and returns what became of that; nothing for one that ran in this process."""
+    said = options.get_all_options()
     try:
-        while not concurrent.futures.wait([waiting], seconds).done:
-            if show:
-                show(_line(result, time.monotonic() - started))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_cancel(result)) from None
-    if error := waiting.exception():
-        raise told(error) from error
-
-
-def _cancel(result: Any) -> str:
-    """Cancels a job, and returns what became of that."""
-    try:
-        result.cancel()
+        if said.get("flink_master"):
+            return _cancel_on_flink(said["flink_master"], said["job_name"])
+        if result is not None:
+            result.cancel()
     except Exception as error:  # Each engine has its own: what matters is that it may still run.
-        said = " ".join(str(error).split())[:200]
-        return f"but the job could not be canceled ({said}): look after it at the engine"
-    return "the job is canceled"
+        what = " ".join(str(error).split())[:200]
+        return f"but the job could not be canceled ({what}): look after it at the engine"
+    return "" if result is None else "the job is canceled"
+
+
+def _cancel_on_flink(master: str, job_name: str) -> str:
+    """Asks Flink itself: Beam's job server leaves the job running, and dies of Ctrl-C, too."""
+    url = f"http://{master.removeprefix('http://')}/jobs"
+    end = time.monotonic() + _CANCEL_SECONDS
+    while time.monotonic() < end:
+        with urllib.request.urlopen(f"{url}/overview", timeout=10) as answer:
+            jobs = [job for job in json.load(answer)["jobs"] if job["name"] == job_name]
+        running = [job for job in jobs if job["state"] not in _FLINK_ENDS]
+        if not running:
+            return "the job is canceled" if jobs else "the job had not started"
+        for job in running:
+            patch = urllib.request.Request(f"{url}/{job['jid']}?mode=cancel", method="PATCH")
+            urllib.request.urlopen(patch, timeout=10).close()
+        time.sleep(1)
+    return f"but the job is still running at {master}"
 
 
 def _line(result: Any, seconds: float) -> str:

@@ -114,10 +114,9 @@ def run(
             pipeline.build_images(graph, listed, job)
         else:
             pipeline.build_table(graph, listed, plan, job)
-        result = engines.submitted(graph)
-        if beam_options.get_all_options().get("template_location"):
-            return {}  # Written for the service, which starts it once this process has ended.
-        engines.finish(result, None if engines.is_local(runner) else show, seconds)
+        show_counts = None if engines.is_local(runner) else show
+        if not engines.run(graph, beam_options, show_counts, seconds):
+            return {}
     files.remove(files.join(output, PROGRESS_FOLDER))
     return read_info(output) or {}
 

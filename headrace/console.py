@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,8 +19,9 @@ _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 def import_run() -> Callable[..., dict[str, Any]]:
     """Imports `beam_jobs.run.run`: it takes seconds, and two more the plain way."""
     # Beam logs the traceback of an error that we explain in a line, and hints on our type hints;
-    # its engines log all that goes well.
+    # its engines log all that goes well, and its threads print a traceback when an engine goes.
     logging.disable()
+    threading.excepthook = lambda _: None
     with startup.fast_imports(), _without_keras():
         startup.import_tensorflow()
         from beam_jobs.run import run as run_spec
