@@ -73,6 +73,9 @@ def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
         known, given = made.get_all_options(), made.get_all_options(retain_unknown_options=True)
         if unknown := sorted(set(given) - set(known)):
             raise SpecError(f"--{unknown[0]}: Beam's local runner has no such flag. Leave it out.")
+        for name, value in _options_of(_LOCAL).items():
+            if known[name] != value:
+                raise SpecError(f"--{name}: is ours to set on the local runner. Leave it out.")
         return made
     try:
         create_runner(runner)
@@ -89,6 +92,13 @@ def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
     return made
 
 
+def _options_of(flags: Sequence[str]) -> dict[str, Any]:
+    """Returns what flags of our own say, which the local runner's job depends on."""
+    said = PipelineOptions([*flags]).get_all_options()
+    names = ("runner", "direct_running_mode", "direct_num_workers", "direct_runner_bundle_repeat")
+    return {name: said[name] for name in names}
+
+
 def _defaults(runner: str, args: Sequence[str]) -> list[str]:
     """Returns where the workers of a portable runner run, unless the flags say it: as processes.
 
@@ -97,7 +107,8 @@ def _defaults(runner: str, args: Sequence[str]) -> list[str]:
     is_portable = runner.lower().removesuffix("runner") in ("flink", "prism", "spark")
     if not is_portable or any(arg.startswith("--environment_type") for arg in args):
         return []
-    name = f"worker-{hashlib.sha256(sys.executable.encode()).hexdigest()[:8]}.sh"
+    whose = f"{sys.executable}\0{worker_boot.__file__}"
+    name = f"worker-{hashlib.sha256(whose.encode()).hexdigest()[:8]}.sh"
     command = worker_boot.script(Path.home() / ".cache" / "headrace" / name)
     config = json.dumps({"command": str(command)})
     return ["--environment_type=PROCESS", f"--environment_config={config}"]
@@ -148,11 +159,20 @@ def run(
         while not concurrent.futures.wait([waiting], seconds).done:
             if show:
                 show(_line(result, time.monotonic() - started))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_cancel(result, options)) from None
-    if error := waiting.exception():
-        raise told(error) from error
+    except BaseException as error:
+        if _is_interrupt(error):
+            raise KeyboardInterrupt(_cancel(result, options)) from None
+        raise
+    if failure := waiting.exception():
+        raise told(failure) from failure
     return True
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, of which Beam makes a RuntimeError inside a DoFn."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _submitted(graph: Pipeline) -> Any:
@@ -173,8 +193,9 @@ def _cancel(result: Any, options: PipelineOptions) -> str:
     """Cancels a job, and returns what became of that; nothing for one that ran in this process."""
     said = options.get_all_options()
     try:
-        if said.get("flink_master"):
-            return _cancel_on_flink(said["flink_master"], said["job_name"])
+        master = said["flink_master"]
+        if "flink" in str(said["runner"]).lower() and not master.startswith("["):
+            return _cancel_on_flink(master, said["job_name"])
         if result is not None:
             result.cancel()
     except Exception as error:  # Each engine has its own: what matters is that it may still run.
@@ -185,7 +206,7 @@ def _cancel(result: Any, options: PipelineOptions) -> str:
 
 def _cancel_on_flink(master: str, job_name: str) -> str:
     """Asks Flink itself: Beam's job server leaves the job running, and dies of Ctrl-C, too."""
-    url = f"http://{master.removeprefix('http://')}/jobs"
+    url = f"{master if '://' in master else f'http://{master}'}/jobs"
     end = time.monotonic() + _CANCEL_SECONDS
     while time.monotonic() < end:
         with urllib.request.urlopen(f"{url}/overview", timeout=10) as answer:

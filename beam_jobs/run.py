@@ -117,8 +117,14 @@ def run(
         show_counts = None if engines.is_local(runner) else show
         if not engines.run(graph, beam_options, show_counts, seconds):
             return {}
+    info = read_info(output)
+    if info is None:
+        raise DataError(
+            f"{output}: the job is done, but nothing is here: its workers wrote elsewhere. Give a "
+            "folder that all machines share."
+        )
     files.remove(files.join(output, PROGRESS_FOLDER))
-    return read_info(output) or {}
+    return info
 
 
 def _check_folder(option: str, folder: str) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
+from apache_beam.io.filesystems import FileSystems
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.public import tfxio
 
@@ -74,6 +75,7 @@ def trace(
       feature_spec: The TF feature spec of its inputs.
       statistics: What its analyzer hands over.
     """
+    file_systems = FileSystems._pipeline_options  # A new pipeline sets its own for all the process.
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         with tft_beam.Context(temp_dir=os.path.join(folder, "temp")):
             with beam.Pipeline(options=engines.options("local")) as pipeline:
@@ -83,6 +85,7 @@ def trace(
                 )
                 config = _adapter(feature_spec)
                 transform_fn = (data, config) | "Analyze" >> tft_beam.AnalyzeDataset(make(given))
+                FileSystems.set_options(file_systems)
                 transform_fn | "Write" >> tft_beam.WriteTransformFn(os.path.join(folder, "saved"))
         return _read(os.path.join(folder, "saved"))
 

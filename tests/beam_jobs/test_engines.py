@@ -65,9 +65,13 @@ def test_another_runner_is_refused():
 
 def test_flags_for_beam_go_to_beam():
     given = ["--direct_runner_bundle_repeat=1", "--job_name=one"]
-    for runner in ("local", "FnApiRunner"):
-        said = engines.options(runner, given).get_all_options()
-        assert (said["direct_runner_bundle_repeat"], said["job_name"]) == (1, "one")
+    said = engines.options("FnApiRunner", given).get_all_options()
+    assert (said["direct_runner_bundle_repeat"], said["job_name"]) == (1, "one")
+    assert engines.options("local", given[1:]).get_all_options()["job_name"] == "one"
+    with pytest.raises(SpecError, match="--direct_runner_bundle_repeat: is ours to set"):
+        engines.options("local", given)
+    with pytest.raises(SpecError, match="--runner: is ours to set"):
+        engines.options("local", ["--runner=FlinkRunner"])
     with pytest.raises(SpecError, match="--flnk_master: Beam's local runner has no such flag"):
         engines.options("local", ["--flnk_master=localhost:8081"])
 
