@@ -30,10 +30,8 @@ def commit_table(
     _check_splits(results, summary.num_examples)
     labels = summary.labels.get("train")
     label = None if labels is None else analysis.seen_statistics(labels)
-    transform.write(job.output)
-    _publish(
-        results, job, summary.read, summary.rejected, features, found.classes, statistics, label
-    )
+    read, rejected = summary.read, summary.rejected
+    _publish(results, job, transform, read, rejected, features, found.classes, statistics, label)
 
 
 def commit_images(
@@ -56,8 +54,9 @@ def commit_images(
     for result in results:
         num_examples[result.place.split] += result.info.num_examples
     statistics = dataset_info.statistics(num_examples, {})
-    transform.write(job.output)
-    _publish(results, job, plan.counts.read, rejected, features, plan.classes, statistics)
+    _publish(
+        results, job, transform, plan.counts.read, rejected, features, plan.classes, statistics
+    )
 
 
 def _check_splits(results: Sequence[ShardResult], expected: Mapping[str, int]) -> None:
@@ -74,6 +73,7 @@ def _check_splits(results: Sequence[ShardResult], expected: Mapping[str, int]) -
 def _publish(
     results: Sequence[ShardResult],
     job: Job,
+    transform: SavedTransform,
     read: int,
     rejected: Mapping[str, int],
     features: Mapping[str, Any],
@@ -97,6 +97,7 @@ def _publish(
     )
     if label_statistics is not None:
         info["label"]["statistics"] = label_statistics
+    transform.write(job.output)
     files.write(files.join(job.output, "schema.pbtxt"), dataset_info.schema(info))
     files.write(files.join(job.output, "statistics.pb"), statistics)
     files.write(files.join(job.output, dataset_info.FILE), dataset_info.to_bytes(info))

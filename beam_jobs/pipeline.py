@@ -17,7 +17,6 @@ from beam_jobs.transforms import (
     NormalizeImages,
     PlanImages,
     ScanFiles,
-    ShuffleRecords,
     WriteRecords,
 )
 
@@ -31,8 +30,7 @@ def build_table(pipeline: beam.Pipeline, files: Sequence[File], plan: Plan, job:
     )
     analysis = units | "AnalyzeRecords" >> AnalyzeRecords(job, plan)
     transform = analysis | "TraceTransform" >> beam.Map(tables.trace_transform, job)
-    write = ShuffleRecords if job.temp_folder is None else WriteRecords
-    shards = units | "WriteRecords" >> write(job, plan, analysis, transform)
+    shards = units | "WriteRecords" >> WriteRecords(job, plan, analysis, transform)
     _commit(shards, job, commit.commit_table, transform, analysis)
 
 

@@ -121,7 +121,7 @@ class AnalyzeRecords(beam.PTransform):
 
 @dataclasses.dataclass(eq=False)
 class WriteRecords(beam.PTransform):
-    """Transforms every record, shuffles them through files of a shared disk, and writes the shards.
+    """Transforms every record, shuffles them by shard, and writes the shards.
 
     Input:  PCollection[Unit].
     Output: PCollection[ShardResult].
@@ -133,11 +133,15 @@ class WriteRecords(beam.PTransform):
     transform: beam.PCollection  # of one SavedTransform
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
+        """Shuffles through files where there is a disk for all, else through the engine."""
+        sides = AsSingleton(self.analysis), AsSingleton(self.transform)
+        if self.job.temp_folder is None:
+            return self._through_engine(units, *sides)
+        return self._through_files(units, *sides)
+
+    def _through_files(self, units: beam.PCollection, analysis: Any, transform: Any) -> Any:
         """Every record is spilled before the first shard is written."""
-        analysis = AsSingleton(self.analysis)
-        spilled = units | "Transform" >> _in_threads(
-            self._spill, self.job, analysis, AsSingleton(self.transform)
-        )
+        spilled = units | "Transform" >> _in_threads(self._spill, self.job, analysis, transform)
         return (
             self.analysis
             | "Places" >> beam.FlatMap(lambda found: found.places)
@@ -155,40 +159,26 @@ class WriteRecords(beam.PTransform):
     def _files(self) -> Spill:
         return Spill(self.job.shared_folder)
 
+    def _through_engine(self, units: beam.PCollection, analysis: Any, transform: Any) -> Any:
+        """All records of a shard meet in one task, which orders them on its own disk.
 
-@dataclasses.dataclass(eq=False)
-class ShuffleRecords(beam.PTransform):
-    """Does what WriteRecords does where workers share no disk: the engine shuffles.
-
-    Transformed columns cross the barrier, a fifth of what the Examples are.
-
-    Input:  PCollection[Unit].
-    Output: PCollection[ShardResult].
-    """
-
-    job: Job
-    plan: Plan
-    analysis: beam.PCollection  # of one tables.Analysis
-    transform: beam.PCollection  # of one SavedTransform
-
-    def expand(self, units: beam.PCollection) -> beam.PCollection:
-        """All records of a shard meet in one task, which orders them on its own disk."""
-        analysis = AsSingleton(self.analysis)
-        transform = _in_threads(self._place, self.job, analysis, AsSingleton(self.transform))
-        batches = units | "Transform" >> transform.with_output_types(_Keyed)
+        Transformed columns cross the barrier, a fifth of what the Examples are.
+        """
+        place = _in_threads(self._place, self.job, analysis, transform)
+        batches = units | "Transform" >> place.with_output_types(_Keyed)
         places = self.analysis | "Places" >> beam.FlatMap(_empty_places).with_output_types(_Keyed)
         return (
             (batches, places)
             | "Flatten" >> beam.Flatten()
             | "Group" >> beam.GroupByKey()
-            | "Write" >> beam.FlatMap(self._write, analysis)
+            | "Write" >> beam.FlatMap(self._gather, analysis)
         )
 
     def _place(self, unit: Unit, found: tables.Analysis, transform: SavedTransform) -> Any:
         for place, batch in tables.place_unit(unit, self.plan, self.job, found, transform):
             yield tuple(place), shuffle.packed(batch)
 
-    def _write(self, group: tuple[tuple[str, int], Iterable[Any]], found: tables.Analysis) -> Any:
+    def _gather(self, group: tuple[tuple[str, int], Iterable[Any]], found: tables.Analysis) -> Any:
         place, packed = group
         batches = (shuffle.unpacked(data) for data in packed if data is not None)
         return [tables.write_gathered(Place(*place), batches, self.job, found)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from oracle.command import ROOT
 
 # The one to use, and the newest whose parts a smaller copy of Maven Central was seen to hold.
-FLINK = ("1.20:2.77.0", "1.19:2.62.0")
+FLINK = os.environ.get("HEADRACE_FLINK", "1.20:2.77.0 1.19:2.62.0").split()
 CACHE = Path.home() / ".cache" / "headrace"
 PRISM = "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"
 
@@ -40,32 +40,36 @@ def prism(_: Path) -> Iterator[list[str]]:
     yield ["--runner", "prism", "--", f"--prism_location={path}"]
 
 
-def _cluster(*words: object) -> subprocess.CompletedProcess:
+def cluster(*words: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "deploy" / "flink" / "cluster.py"), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@contextmanager
-def flink(folder: Path) -> Iterator[list[str]]:
-    """A JobManager and two TaskManagers; the first versions of FLINK that can be had."""
+def job_server() -> tuple[str, str]:
+    """Returns Flink's version and the path of a job server: the first of FLINK that can be had."""
     for versions in FLINK:
         version, beam = versions.split(":")
-        jar = _cluster("jar", "--version", version, "--beam", beam)
+        jar = cluster("jar", "--version", version, "--beam", beam)
         if jar.returncode == 0:
-            break
-    else:
-        raise NotThereError(jar.stderr.strip().splitlines()[-1])
-    started = _cluster("start", "--version", version, "--folder", folder / "flink")
+            return version, jar.stdout.strip()
+    raise NotThereError(jar.stderr.strip().splitlines()[-1])
+
+
+@contextmanager
+def flink(folder: Path) -> Iterator[list[str]]:
+    """A JobManager and two TaskManagers."""
+    version, jar = job_server()
+    started = cluster("start", "--version", version, "--folder", folder / "flink")
     if started.returncode:
         raise NotThereError(started.stderr.strip())
     port = started.stdout.strip().rsplit(":", 1)[1]
     try:
         yield [
             *("--runner", "flink", "--", f"--flink_master=localhost:{port}", "--parallelism=4"),
-            f"--flink_job_server_jar={jar.stdout.strip()}",
+            f"--flink_job_server_jar={jar}",
         ]
     finally:
-        _cluster("stop", "--folder", folder / "flink")
+        cluster("stop", "--folder", folder / "flink")
 
 
 ENGINES = {"local as a cluster": local, "prism": prism, "flink": flink}

@@ -56,16 +56,21 @@ def test_every_parameter_is_described_and_checked():
         assert entry["regexes"]
 
 
+_CALL = [
+    "run",
+    "gs://bucket/specs/adult.toml",
+    "--output",
+    "gs://bucket/datasets/adult",
+    "--runner",
+    "dataflow",
+]
+
+
 def test_every_parameter_is_one_that_the_launcher_takes():
     assert set(_PARAMETERS) == {*_REQUIRED, *_OPTIONAL}
     assert {name for name, entry in _PARAMETERS.items() if entry.get("isOptional")} == {*_OPTIONAL}
     assert _arguments(_REQUIRED | _OPTIONAL, ["--runner=DataflowRunner", *_FROM_THE_SERVICE]) == [
-        "run",
-        "gs://bucket/specs/adult.toml",
-        "--output",
-        "gs://bucket/datasets/adult",
-        "--runner",
-        "dataflow",
+        *_CALL,
         "--overwrite",
         "--block-mb",
         "8.5",
@@ -83,12 +88,7 @@ def test_every_parameter_is_one_that_the_launcher_takes():
 @pytest.mark.parametrize("overwrite", [{}, {"overwrite": "false"}])
 def test_what_is_optional_may_be_left_out(overwrite):
     assert _arguments(_REQUIRED | overwrite) == [
-        "run",
-        "gs://bucket/specs/adult.toml",
-        "--output",
-        "gs://bucket/datasets/adult",
-        "--runner",
-        "dataflow",
+        *_CALL,
         "--",
         f"--sdk_container_image={_IMAGE}:0.1.0",
         "--sdk_location=container",

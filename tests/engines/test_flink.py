@@ -19,13 +19,9 @@ import pytest
 from oracle.command import ROOT
 
 from beam_jobs import worker_boot
+from engines import started, sums
+from engines.started import cluster
 
-sys.path.insert(0, str(Path(__file__).parent))
-import sums  # noqa: E402
-
-CLUSTER = [sys.executable, str(ROOT / "deploy" / "flink" / "cluster.py")]
-# The one to use, and one whose parts a smaller copy of Maven Central holds too.
-VERSIONS = ("1.20:2.77.0", "1.19:2.62.0")
 PARALLELISM = 4
 
 
@@ -52,21 +48,13 @@ class Cluster:
         ]
 
 
-def cluster(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([*CLUSTER, *map(str, arguments)], capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def jar() -> tuple[str, str]:
     """Flink's version and the path of a job server."""
-    messages = []
-    for versions in os.environ.get("HEADRACE_FLINK", " ".join(VERSIONS)).split():
-        flink, beam = versions.split(":")
-        done = cluster("jar", "--version", flink, "--beam", beam)
-        if done.returncode == 0:
-            return flink, done.stdout.strip()
-        messages.append(done.stderr.strip().splitlines()[-1])
-    pytest.skip(" ".join(messages))
+    try:
+        return started.job_server()
+    except started.NotThereError as why:
+        pytest.skip(str(why))
 
 
 @pytest.fixture
