@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import hashlib
+import itertools
 import json
 import re
 import signal
@@ -32,6 +33,7 @@ LOCAL = "local"
 _LOCAL = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
 _SAMPLING_MS = 5
 _CANCEL_SECONDS = 60
+_PORTABLE = ("flink", "portable", "prism", "spark")
 _FLINK_ENDS = ("CANCELED", "FAILED", "FINISHED")
 
 
@@ -55,7 +57,14 @@ class _Options(PipelineOptions):
 
 def is_local(runner: str) -> bool:
     """Whether a job runs in this process, with one disk for all of it."""
-    return runner in (LOCAL, "DirectRunner")
+    return runner.lower() in (LOCAL, "direct", "directrunner")
+
+
+def short_name(runner: str) -> str:
+    """Returns a runner's name as "flink" or "dataflow", however the user wrote it."""
+    if is_local(runner):
+        return LOCAL
+    return type(create_runner(runner)).__name__.removesuffix("Runner").lower()
 
 
 def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
@@ -66,13 +75,14 @@ def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
       args: Flags that Beam takes as they are; they go before our own.
 
     Raises:
-      SpecError: There is no such runner, or the local one has no such flag.
+      SpecError: There is no such runner, or no such flag.
     """
+    for before, arg in itertools.pairwise(["", *args]):
+        if not arg.startswith("-") and (not before.startswith("-") or "=" in before):
+            raise SpecError(f"{arg}: is no flag of Beam, which begin with --. Leave it out.")
     if is_local(runner):
         made = _Options([*_LOCAL, *args])
-        known, given = made.get_all_options(), made.get_all_options(retain_unknown_options=True)
-        if unknown := sorted(set(given) - set(known)):
-            raise SpecError(f"--{unknown[0]}: Beam's local runner has no such flag. Leave it out.")
+        known = _check_known(made)
         for name, value in _options_of(_LOCAL).items():
             if known[name] != value:
                 raise SpecError(f"--{name}: is ours to set on the local runner. Leave it out.")
@@ -87,9 +97,19 @@ def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
     except (ImportError, AttributeError) as error:
         raise SpecError(f"--runner {runner}: {error}. Install what it needs.") from error
     made = PipelineOptions([f"--runner={runner}", *_defaults(runner, args), *args])
+    if short_name(runner) not in _PORTABLE:  # Whose job servers know more flags than Beam's Python.
+        _check_known(made)
     cloud = made.view_as(GoogleCloudOptions)  # Where Beam keeps the name, whatever the engine.
     cloud.job_name = cloud.job_name or f"headrace-{uuid.uuid4().hex[:12]}"
     return made
+
+
+def _check_known(made: PipelineOptions) -> dict[str, Any]:
+    """Returns what options say; Beam itself only warns of a flag that is none of its own."""
+    known, given = made.get_all_options(), made.get_all_options(retain_unknown_options=True)
+    if unknown := sorted(set(given) - set(known)):
+        raise SpecError(f"--{unknown[0]}: Beam has no such flag. Correct it, or leave it out.")
+    return known
 
 
 def _options_of(flags: Sequence[str]) -> dict[str, Any]:
@@ -104,8 +124,8 @@ def _defaults(runner: str, args: Sequence[str]) -> list[str]:
 
     Beam's own default are containers of an image without this package.
     """
-    is_portable = runner.lower().removesuffix("runner") in ("flink", "prism", "spark")
-    if not is_portable or any(arg.startswith("--environment_type") for arg in args):
+    has_environment = any(arg.startswith("--environment_type") for arg in args)
+    if has_environment or short_name(runner) not in _PORTABLE:
         return []
     whose = f"{sys.executable}\0{worker_boot.__file__}"
     name = f"worker-{hashlib.sha256(whose.encode()).hexdigest()[:8]}.sh"

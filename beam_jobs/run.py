@@ -17,6 +17,7 @@ from beam_jobs import (
     image_records,
     parallel,
     pipeline,
+    preflight,
     progress,
     rows,
 )
@@ -82,6 +83,8 @@ def run(
         raise SpecError("--output: must name a folder, but is empty. Give a folder.")
     for option, folder in (("--output", output), ("--temp-dir", temp_dir or "")):
         _check_folder(option, folder)
+    inputs = [path for paths in spec.source.split_paths.values() for path in paths]
+    preflight.check(runner, beam_options, inputs, output)
     listed = listing.list_files(spec.source)
     fingerprint = listing.fingerprint(listed)
     done = _finished_dataset(spec, fingerprint, output, overwrite)

@@ -135,6 +135,8 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="threads that work (default: one a core)"
     )
+    for name, metavar in (("project", "ID"), ("region", "NAME"), ("temp-location", "gs://...")):
+        parser.add_argument(f"--{name}", metavar=metavar, help="for Dataflow, as after --")
     parser.add_argument(
         "--temp-dir", metavar="DIR", help="local disk for the shuffle (default: in the output)"
     )
@@ -190,12 +192,14 @@ def _run(args: argparse.Namespace) -> int:
         raise SpecError(f"--workers must be at least 1, but is {args.workers}.")
     if not 0 < args.block_mb < math.inf:
         raise SpecError(f"--block-mb must be finite and above 0, but is {args.block_mb}.")
+    cloud = {"project": args.project, "region": args.region, "temp_location": args.temp_location}
+    beam_args = [f"--{name}={value}" for name, value in cloud.items() if value is not None]
     spec = load_spec(args.spec)  # Before anything heavy: mistakes are answered at once.
     info = console.run(
         spec,
         args.output,
         runner=args.runner,
-        beam_args=args.beam_args,
+        beam_args=[*beam_args, *args.beam_args],
         num_threads=args.workers,
         temp_dir=args.temp_dir,
         overwrite=args.overwrite,

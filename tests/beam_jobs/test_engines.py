@@ -72,7 +72,7 @@ def test_flags_for_beam_go_to_beam():
         engines.options("local", given)
     with pytest.raises(SpecError, match="--runner: is ours to set"):
         engines.options("local", ["--runner=FlinkRunner"])
-    with pytest.raises(SpecError, match="--flnk_master: Beam's local runner has no such flag"):
+    with pytest.raises(SpecError, match="--flnk_master: Beam has no such flag"):
         engines.options("local", ["--flnk_master=localhost:8081"])
 
 

@@ -135,18 +135,25 @@ class Storage:
           FileNotFoundError: There is no such object.
         """
         try:
-            return self._get(urllib.parse.quote(url.removeprefix("gs://")))
+            return self._ask(urllib.parse.quote(url.removeprefix("gs://")))
         except urllib.error.HTTPError as error:
             raise FileNotFoundError(f"{url}: {error}") from error
 
+    def write(self, url: str, content: bytes) -> None:
+        """Makes or replaces gs://bucket/object."""
+        bucket, name = url.removeprefix("gs://").split("/", 1)
+        place = f"upload/storage/v1/b/{bucket}/o?uploadType=media&name="
+        self._ask(place + urllib.parse.quote(name, safe=""), content)
+
     def names(self, bucket: str) -> list[str]:
         """Returns the names of a bucket's objects, in order."""
-        items = json.loads(self._get(f"storage/v1/b/{bucket}/o")).get("items", [])
+        items = json.loads(self._ask(f"storage/v1/b/{bucket}/o")).get("items", [])
         return sorted(item["name"] for item in items)
 
-    def _get(self, path: str) -> bytes:
-        headers = {"Authorization": f"Bearer {self.token}"}
-        request = urllib.request.Request(f"{self.url}/{path}", headers=headers)
+    def _ask(self, path: str, content: bytes | None = None) -> bytes:
+        kind = {} if content is None else {"Content-Type": "application/octet-stream"}
+        headers = {"Authorization": f"Bearer {self.token}", **kind}
+        request = urllib.request.Request(f"{self.url}/{path}", content, headers)
         with urllib.request.urlopen(request) as response:
             return response.read()
 

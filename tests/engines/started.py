@@ -1,14 +1,22 @@
-"""Engines as users have them: each is started by the test, and yields words for `headrace run`."""
+"""Engines as users have them: each is started by the test, and stopped behind it."""
 
+import dataclasses
+import functools
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from oracle.command import ROOT
+
+from engines import dataflow_service
 
 # The one to use, and the newest whose parts a smaller copy of Maven Central was seen to hold.
 FLINK = os.environ.get("HEADRACE_FLINK", "1.20:2.77.0 1.19:2.62.0").split()
@@ -20,14 +28,37 @@ class NotThereError(Exception):
     """An engine cannot be had on this machine; why."""
 
 
+@dataclasses.dataclass
+class Engine:
+    """An engine that is up.
+
+    Attributes:
+      words: What sends a job of `headrace run` there.
+      output: Where a job may write.
+      states: Returns what became of its jobs, in its own words.
+    """
+
+    words: list[str]
+    output: str
+    states: Callable[[], list[str]] = list
+
+    def spec(self, path: Path) -> Path:
+        """Returns a spec of the same input, at a place that the workers reach."""
+        return path
+
+    def fetched(self) -> Path:
+        """Returns the folder with what a job wrote."""
+        return Path(self.output)
+
+
 @contextmanager
-def local(_: Path) -> Iterator[list[str]]:
+def local(folder: Path) -> Iterator[Engine]:
     """Beam's local runner as a cluster: no disk is shared, and the engine shuffles."""
-    yield ["--runner", "FnApiRunner"]
+    yield Engine(["--runner", "FnApiRunner"], str(folder / "out"))
 
 
 @contextmanager
-def prism(_: Path) -> Iterator[list[str]]:
+def prism(folder: Path) -> Iterator[Engine]:
     """Beam's own engine in Go, a process of its own; built once."""
     path = CACHE / PRISM.rsplit("@")[1] / "prism"
     if not path.exists():
@@ -37,7 +68,7 @@ def prism(_: Path) -> Iterator[list[str]]:
         done = subprocess.run(["go", "install", PRISM], env=place, capture_output=True, text=True)
         if done.returncode:
             raise NotThereError(f"go install: {done.stderr.strip().splitlines()[-1]}")
-    yield ["--runner", "prism", "--", f"--prism_location={path}"]
+    yield Engine(["--runner", "prism", "--", f"--prism_location={path}"], str(folder / "out"))
 
 
 def cluster(*words: object) -> subprocess.CompletedProcess:
@@ -56,20 +87,78 @@ def job_server() -> tuple[str, str]:
 
 
 @contextmanager
-def flink(folder: Path) -> Iterator[list[str]]:
+def flink(folder: Path) -> Iterator[Engine]:
     """A JobManager and two TaskManagers."""
     version, jar = job_server()
     started = cluster("start", "--version", version, "--folder", folder / "flink")
     if started.returncode:
         raise NotThereError(started.stderr.strip())
-    port = started.stdout.strip().rsplit(":", 1)[1]
+    master = started.stdout.strip().removeprefix("http://")
+    words = [
+        *("--runner", "flink", "--", f"--flink_master={master}", "--parallelism=4"),
+        f"--flink_job_server_jar={jar}",
+    ]
     try:
-        yield [
-            *("--runner", "flink", "--", f"--flink_master=localhost:{port}", "--parallelism=4"),
-            f"--flink_job_server_jar={jar}",
-        ]
+        yield Engine(words, str(folder / "out"), functools.partial(_flink_states, master))
     finally:
         cluster("stop", "--folder", folder / "flink")
 
 
-ENGINES = {"local as a cluster": local, "prism": prism, "flink": flink}
+def _flink_states(master: str) -> list[str]:
+    with urllib.request.urlopen(f"http://{master}/jobs", timeout=10) as answer:
+        return [job["status"] for job in json.load(answer)["jobs"]]
+
+
+@dataclasses.dataclass
+class Dataflow(Engine):
+    """The stand-in for Dataflow, which has nothing but its bucket."""
+
+    cloud: dataflow_service.Cloud = dataclasses.field(kw_only=True)
+    folder: Path = dataclasses.field(kw_only=True)
+
+    def spec(self, path: Path) -> Path:
+        """Every file lies in the bucket as it did on the disk."""
+        text = path.read_text()
+        paths = tomllib.loads(text)["source"]["paths"]
+        for pattern in paths if isinstance(paths, list) else sum(paths.values(), []):
+            root = Path(pattern.split("*")[0])
+            found = [root] if root.is_file() else root.rglob("*")
+            for file in filter(Path.is_file, found):
+                self.cloud.storage.write(f"gs://bucket{file}", file.read_bytes())
+            text = text.replace(json.dumps(pattern), json.dumps(f"gs://bucket{pattern}"))
+        moved = self.folder / "cloud.toml"
+        moved.write_text(text)
+        return moved
+
+    def fetched(self) -> Path:
+        names = self.cloud.storage.names("bucket")
+        for name in names:
+            if name.startswith("out/"):
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / name).write_bytes(self.cloud.storage.read(f"gs://bucket/{name}"))
+        return self.folder / "out"
+
+
+@contextmanager
+def dataflow(folder: Path) -> Iterator[Dataflow]:
+    """The stock DataflowRunner, with all that it asks Google for answered on this machine."""
+    with dataflow_service.start(folder / "cloud") as cloud, pytest.MonkeyPatch.context() as patch:
+        for name, value in cloud.environment().items():
+            patch.setenv(name, value)
+        cloud.storage.create_bucket("bucket")
+        flags = [flag for flag in cloud.flags("bucket") if not flag.startswith("--runner")]
+        yield Dataflow(
+            ["--runner", "dataflow", "--", *flags],
+            "gs://bucket/out",
+            lambda: [job.state.name for job in cloud.service.jobs.values()],
+            cloud=cloud,
+            folder=folder,
+        )
+
+
+ENGINES = {
+    "local as a cluster": local,
+    "prism": prism,
+    "flink": flink,
+    "dataflow stand-in": dataflow,
+}

@@ -39,10 +39,10 @@ def test_a_task_manager_is_killed_in_the_middle(tmp_path):
     wanted = manifest(tmp_path / "local")
     out = tmp_path / "out"
     try:
-        with started.flink(tmp_path) as words:
+        with started.flink(tmp_path) as there:
             options = ("--output", out, "--quiet", "--block-mb", "1", "--workers", "1")
             job = subprocess.Popen(
-                **arguments("run", path, *options, *words),
+                **arguments("run", path, *options, *there.words),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -18,9 +18,10 @@ def test_an_engine_writes_the_same_bytes(engine, spec, runs, tmp_path, say):
     shards = compare.bytes_of_shards(wanted.folder, wanted.manifest)
     assert sum(num_examples > 0 for num_examples, *_ in shards.values()) > 3
     try:
-        with started.ENGINES[engine](tmp_path) as words:
-            made = tmp_path / "out"
-            done = headrace("run", wanted.spec, "--output", made, "--workers", "2", *words)
+        with started.ENGINES[engine](tmp_path) as there:
+            options = ("--output", there.output, "--workers", "2", *there.words)
+            done = headrace("run", there.spec(wanted.spec), *options)
+            made = there.fetched()
     except started.NotThereError as why:
         say(engine, f"not run: {why}")
         pytest.skip(str(why))
