@@ -1,6 +1,7 @@
 """What can be known of an engine before anything is staged: each mistake is one clear line."""
 
 import os
+import re
 import shutil
 import socket
 import urllib.error
@@ -100,11 +101,9 @@ def _check_dataflow(options: PipelineOptions, inputs: Iterable[str], output: str
     ):
         if not value:
             raise SpecError(f"{option}: is missing, and Dataflow needs it. Give {example}.")
-    locations = {
-        "--temp-location": cloud.temp_location,
-        "--staging_location": cloud.staging_location or cloud.temp_location,
-        "--output": output,
-    }
+    locations = {"--temp-location": cloud.temp_location, "--output": output}
+    if cloud.staging_location:
+        locations["--staging_location"] = cloud.staging_location
     for option, path in (*locations.items(), *(("source.paths", path) for path in inputs)):
         if not path.startswith("gs://"):
             raise SpecError(
@@ -207,6 +206,6 @@ def _check_service(cloud: GoogleCloudOptions) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(getattr(error, "message", error)).strip()
-    line = text.splitlines()[0] if text else type(error).__name__
+    text = str(getattr(error, "message", error)).strip() or type(error).__name__
+    line = re.sub(r"^[A-Z]+ https?://\S+: ", "", text.splitlines()[0])  # What was asked.
     return line if line.endswith(".") else f"{line}."

@@ -93,7 +93,7 @@ def flink(folder: Path) -> Iterator[Engine]:
     started = cluster("start", "--version", version, "--folder", folder / "flink")
     if started.returncode:
         raise NotThereError(started.stderr.strip())
-    master = started.stdout.strip().removeprefix("http://")
+    master = started.stdout.split()[-1].removeprefix("http://")
     words = [
         *("--runner", "flink", "--", f"--flink_master={master}", "--parallelism=4"),
         f"--flink_job_server_jar={jar}",

@@ -1,68 +1,28 @@
 """Ctrl-C ends the job on the engine, too, and says so."""
 
-import json
-import os
-import signal
-import subprocess
-import time
-import urllib.request
-from pathlib import Path
-
 import pytest
-from oracle import made, specs
-from oracle.command import arguments
+from oracle import made
 
-from engines import started
+from engines import jobs, started
 
-
-def wait_for(condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "too late"
-        time.sleep(0.2)
+WANTED = "headrace: interrupted, the job is canceled; run the same command again to go on.\n"
 
 
-def states(master: str) -> list[str]:
-    with urllib.request.urlopen(f"http://{master}/jobs", timeout=10) as answer:
-        return [job["status"] for job in json.load(answer)["jobs"]]
-
-
-def spec(folder: Path) -> Path:
-    """Rows for half a minute."""
-    files = made.write_cut(folder / "table", made.adult_lines(400_000), 1)
-    path = folder / "spec.toml"
-    path.write_text(specs.with_paths(specs.ADULT, files))
-    return path
-
-
-def interrupted(words, folder: Path, when) -> tuple[int, str]:
-    """Runs the command and interrupts it as a terminal does: all processes of its group."""
-    command = arguments("run", spec(folder), "--output", folder / "out", "--quiet", *words)
-    job = subprocess.Popen(
-        **command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.mark.parametrize(
+    ("engine", "running", "canceled"),
+    [
+        ("flink", "RUNNING", "CANCELED"),
+        ("dataflow stand-in", "JOB_STATE_RUNNING", "JOB_STATE_CANCELLED"),
+    ],
+)
+def test_ctrl_c_cancels_the_job(engine, running, canceled, tmp_path):
+    spec = jobs.adult_spec(tmp_path, made.adult_lines(400_000))
     try:
-        wait_for(lambda: job.poll() is not None or when())
-        assert job.poll() is None, job.stdout.read()
-        os.killpg(job.pid, signal.SIGINT)
-        said, _ = job.communicate(timeout=90)
-    finally:
-        job.kill()
-    assert not (folder / "out" / "dataset_info.json").exists()
-    return job.returncode, said
-
-
-def test_ctrl_c_cancels_the_job_on_flink(tmp_path):
-    try:
-        with started.flink(tmp_path) as words:
-            master = next(w for w in words if w.startswith("--flink_master=")).split("=")[1]
-            status, said = interrupted(words, tmp_path, lambda: "RUNNING" in states(master))
-            assert states(master) == ["CANCELED"]
+        with started.ENGINES[engine](tmp_path) as there:
+            job = jobs.started(there.spec(spec), there, "--quiet")
+            status, said = jobs.interrupted(job, lambda: running in there.states())
+            assert there.states() == [canceled]
+            assert not (there.fetched() / "dataset_info.json").exists()
     except started.NotThereError as why:
         pytest.skip(str(why))
-    wanted = "headrace: interrupted, the job is canceled; run the same command again to go on.\n"
-    assert (status, said) == (130, wanted)
+    assert (status, said) == (130, WANTED)
