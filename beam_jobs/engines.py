@@ -34,6 +34,10 @@ _LOCAL = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_n
 _SAMPLING_MS = 5
 _CANCEL_SECONDS = 60
 _PORTABLE = ("flink", "portable", "prism", "spark")
+# A message of ours, with its table of reasons if it has one.
+_OURS = re.compile(
+    r"\b(DataError|SpecError): ([^\n]*?(?:\n  \w+ +[\d,]+)*)(?: \[while running|\n|$)"
+)
 _FLINK_ENDS = ("CANCELED", "FAILED", "FINISHED")
 
 
@@ -182,7 +186,7 @@ def run(
     except BaseException as error:
         if _is_interrupt(error):
             raise KeyboardInterrupt(_cancel(result, options)) from None
-        raise
+        raise told(error) from error
     if failure := waiting.exception():
         raise told(failure) from failure
     return True
@@ -254,7 +258,14 @@ def _line(result: Any, seconds: float) -> str:
 
 
 def told(error: BaseException) -> BaseException:
-    """Returns what a worker raised, of the pages that an engine makes of it."""
+    """Returns what is wrong, of the pages that an engine makes of it, or the error as it is."""
     kinds = {"DataError": DataError, "SpecError": SpecError}
-    found = re.search(r"\b(DataError|SpecError): (.*?)(?: \[while running|\n|$)", str(error))
-    return kinds[found[1]](found[2]) if found else error
+    text = str(error)
+    if found := _OURS.search(text):
+        return kinds[found[1]](found[2])
+    if found := re.match(r"Unable to fetch remote .* at (\S+): ", text):
+        return SpecError(
+            f"{found[1]}: cannot be fetched, and Beam needs it. deploy/README.md says what to give "
+            "instead."
+        )
+    return error

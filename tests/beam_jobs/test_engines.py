@@ -94,6 +94,17 @@ def test_workers_are_processes_of_this_python_unless_the_flags_say_otherwise(run
             DataError("a.csv: is gone."),
         ),
         ("java.Oh\nCaused by: SpecError: name: no.\nat z", SpecError("name: no.")),
+        (
+            "DataError: 12 cannot be read.\n  ragged_row    1,002\n  no_label   3\n  File 'a', 1",
+            DataError("12 cannot be read.\n  ragged_row    1,002\n  no_label   3"),
+        ),
+        (
+            "Unable to fetch remote prism binary at https://a.b/c.zip: <urlopen error>\nx",
+            SpecError(
+                "https://a.b/c.zip: cannot be fetched, and Beam needs it. deploy/README.md says "
+                "what to give instead."
+            ),
+        ),
         ("java.lang.RuntimeException: lost", RuntimeError("java.lang.RuntimeException: lost")),
     ],
 )

@@ -352,8 +352,8 @@ class Job:
             self.state = _State.JOB_STATE_DONE
         else:
             error = self.folder / "error.txt"
-            path = error if error.exists() else self.folder / "log.txt"
-            self.say(_Importance.JOB_MESSAGE_ERROR, f"Error message from worker: {_tail(path)}")
+            why = error.read_text() if error.exists() else _tail(self.folder / "log.txt")
+            self.say(_Importance.JOB_MESSAGE_ERROR, f"Error message from worker: {why}")
             self.say(_Importance.JOB_MESSAGE_ERROR, "Workflow failed.")
             self.state = _State.JOB_STATE_FAILED  # Last: a client stops asking then.
 
