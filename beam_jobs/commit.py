@@ -92,8 +92,9 @@ def _publish(
     for result in sorted(results, key=lambda result: result.place):
         shards[result.place.split].append(result.info)
         class_counts[result.place.split].update(result.class_counts)
+    fingerprint = job.state()["input_fingerprint"]
     info = dataset_info.manifest(
-        job.spec, job.fingerprint, read, rejected, shards, class_counts, features, classes
+        job.spec, fingerprint, read, rejected, shards, class_counts, features, classes
     )
     if label_statistics is not None:
         info["label"]["statistics"] = label_statistics

@@ -69,6 +69,15 @@ def read(path: str) -> bytes | None:
         return file.read()
 
 
+def read_range(path: str, start: int, end: int) -> bytes | None:
+    """Returns a part of a file, from byte to byte; None if it is not there."""
+    if not FileSystems.exists(path):
+        return None
+    with opened(path) as file:
+        file.seek(start)
+        return file.read(end - start)
+
+
 def names(folder: str) -> list[str]:
     """Returns the names of the files and folders in a folder, sorted; none if it is not there."""
     if is_local(folder):

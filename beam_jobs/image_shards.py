@@ -234,7 +234,7 @@ def decode_shard(
     count = plan.num_shards[place.split]
     name = job.shard_name(place, count)
     if name in job.finished:
-        yield job.finished[name]
+        yield job.result(name)
         return
     _, image = job.spec.image
     counts = np.zeros((image.channels, 256), np.int64)
@@ -306,7 +306,7 @@ def normalize_shard(
     place = result.place
     name = job.shard_name(place, plan.num_shards[place.split])
     if name in job.finished:
-        yield job.finished[name]
+        yield job.result(name)
         return
     _, image = job.spec.image
     levels = image_statistics.normalized_levels(image, statistics)

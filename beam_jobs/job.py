@@ -1,10 +1,12 @@
 """One run of a spec: what every stage of it knows, and what it finished before."""
 
 import dataclasses
+import functools
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +15,20 @@ from beam_jobs.config import Spec
 from beam_jobs.errors import DataError
 from beam_jobs.shards import PROGRESS_FOLDER, ShardInfo, is_intact, shard_name
 from beam_jobs.shuffle import Place
-from beam_jobs.sources import listing
+from beam_jobs.sources import units
 from beam_jobs.sources.listing import File
 
 REJECTED_FOLDER = "rejected"
 _MIN_UNREADABLE = 10  # So many are borne in any input.
+
+
+class Unit(NamedTuple):
+    """Some hundred files: where their list lies, in bytes of a file of the progress folder."""
+
+    number: int
+    file: str
+    start: int
+    end: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,20 +85,21 @@ class Job:
     Attributes:
       spec: What to do.
       output: The dataset folder.
-      fingerprint: Of the input.
       temp_folder: Local disk that all stages share, for the shuffle; None where workers share none.
       num_threads: Threads a worker uses.
       block_bytes: Size of the blocks that tables are read in.
-      finished: The shards that an earlier try finished, by file.
     """
 
     spec: Spec
     output: str
-    fingerprint: str
     temp_folder: str | None
     num_threads: int
     block_bytes: int
-    finished: Mapping[str, ShardResult] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def finished(self) -> frozenset[str]:
+        """The shards that an earlier try finished: a worker looks once, a graph would be full."""
+        return frozenset(self.state()["finished"])
 
     @property
     def shared_folder(self) -> str:
@@ -111,30 +123,84 @@ class Job:
         wanted = int((output.shard_mb or 128) * 1_000_000)
         return max(1, -(-num_examples * example_bytes // wanted))
 
-    def save(self, result: ShardResult) -> None:
-        """Notes that a shard is finished, for a later try."""
-        path = files.join(self.output, PROGRESS_FOLDER, f"{result.info.file}.json")
-        files.write(path, json.dumps(result.to_json()).encode())
-
-    def save_listing(self, index: int, listed: Sequence[File]) -> None:
-        """Leaves a list of files where every worker finds it."""
-        files.write(self._listing_file(index), listing.packed(listed))
-
-    def read_listing(self, index: int) -> list[File]:
-        """Returns a list of files that was saved.
+    def state(self) -> dict[str, Any]:
+        """Returns what `save_state` noted.
 
         Raises:
           DataError: It is gone.
         """
-        data = files.read(self._listing_file(index))
-        if data is None:
-            raise DataError(
-                f"{self._listing_file(index)}: is gone. Run one job at a time in a folder."
-            )
-        return listing.unpacked(data)
+        return json.loads(self._noted("job.json"))
 
-    def _listing_file(self, index: int) -> str:
-        return files.join(self.output, PROGRESS_FOLDER, f"listing-{index:05d}.arrow")
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Notes which job it is, for a later try and for the tasks of this one.
+
+        Args:
+          state: spec_digest, versions, input_fingerprint, and the names of the finished shards.
+        """
+        self._note("job.json", json.dumps(state).encode())
+
+    def save(self, result: ShardResult) -> None:
+        """Notes that a shard is finished, for a later try."""
+        self._note(f"{result.info.file}.json", json.dumps(result.to_json()).encode())
+
+    def result(self, name: str) -> ShardResult:
+        """Returns what was noted of a finished shard.
+
+        Raises:
+          DataError: It is gone.
+        """
+        return ShardResult.from_json(json.loads(self._noted(f"{name}.json")))
+
+    def save_units(self, name: str, packed: Sequence[bytes]) -> list[Unit]:
+        """Leaves lists of files where every worker finds them, all in one file."""
+        self._note(name, b"".join(packed))
+        ends = itertools.accumulate(map(len, packed), initial=0)
+        return [Unit(number, name, *of) for number, of in enumerate(itertools.pairwise(ends))]
+
+    def save_listing(self, listed: units.Listing) -> None:
+        """Leaves the whole input where every worker finds it."""
+        saved = self.save_units("listing.arrow", listed.units)
+        self._note("listing.json", json.dumps(saved).encode())
+
+    def listed(self) -> list[Unit]:
+        """Returns the units of what `save_listing` left.
+
+        Raises:
+          DataError: It is gone.
+        """
+        return [Unit(*fields) for fields in json.loads(self._noted("listing.json"))]
+
+    def read_unit(self, unit: Unit) -> list[File]:
+        """Returns the files of a unit.
+
+        Raises:
+          DataError: It is gone.
+        """
+        data = files.read_range(self._progress(unit.file), unit.start, unit.end)
+        return units.unpacked(self._there(unit.file, data))
+
+    def read_units(self, name: str) -> bytes:
+        """Returns all units of a file.
+
+        Raises:
+          DataError: It is gone.
+        """
+        return self._noted(name)
+
+    def _note(self, name: str, data: bytes) -> None:
+        files.write(self._progress(name), data)
+
+    def _noted(self, name: str) -> bytes:
+        return self._there(name, files.read(self._progress(name)))
+
+    def _there(self, name: str, data: bytes | None) -> bytes:
+        if data is None:
+            path = self._progress(name)
+            raise DataError(f"{path}: is gone. Run one job at a time in a folder.")
+        return data
+
+    def _progress(self, name: str) -> str:
+        return files.join(self.output, PROGRESS_FOLDER, name)
 
     def write_rejected(self, name: str, lines: bytes) -> None:
         """Writes the records that a unit of work rejected; a retried one replaces its file."""

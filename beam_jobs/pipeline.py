@@ -1,6 +1,5 @@
 """The whole graph of a job on one screen."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -9,37 +8,31 @@ from apache_beam.pvalue import AsSingleton
 from beam_jobs import commit, image_preprocessing, image_shards, tables
 from beam_jobs.job import Job
 from beam_jobs.rows import Plan
-from beam_jobs.sources.listing import File
 from beam_jobs.transforms import (
     AnalyzeRecords,
     DecodeImages,
     Gather,
+    ListFiles,
     NormalizeImages,
     PlanImages,
+    ReadListing,
     ScanFiles,
     WriteRecords,
 )
 
-_FILES_PER_UNIT = 500
 
-
-def build_table(pipeline: beam.Pipeline, files: Sequence[File], plan: Plan, job: Job) -> None:
+def build_table(pipeline: beam.Pipeline, plan: Plan, job: Job) -> None:
     """Adds the job of a table: records are read twice, and cross no barrier but the shuffle."""
-    units = (
-        pipeline | "Files" >> beam.Create(files, reshuffle=False) | "ScanFiles" >> ScanFiles(job)
-    )
+    units = pipeline | "ReadListing" >> ReadListing(job) | "ScanFiles" >> ScanFiles(job)
     analysis = units | "AnalyzeRecords" >> AnalyzeRecords(job, plan)
     transform = analysis | "TraceTransform" >> beam.Map(tables.trace_transform, job)
     shards = units | "WriteRecords" >> WriteRecords(job, plan, analysis, transform)
     _commit(shards, job, commit.commit_table, transform, analysis)
 
 
-def build_images(pipeline: beam.Pipeline, files: Sequence[File], job: Job) -> None:
+def build_images(pipeline: beam.Pipeline, job: Job) -> None:
     """Adds the job of an image dataset: every file is decoded once, by the task of its shard."""
-    starts = range(0, len(files), _FILES_PER_UNIT)
-    for index, start in enumerate(starts):  # Millions of files do not fit into a pipeline's graph.
-        job.save_listing(index, files[start : start + _FILES_PER_UNIT])
-    units = pipeline | "Units" >> beam.Create(range(len(starts)), reshuffle=False)
+    units = pipeline | (ReadListing(job) if job.temp_folder else ListFiles(job))
     kept, plan = units | "Spread" >> beam.Reshuffle() | "PlanImages" >> PlanImages(job)
     shards = kept | "DecodeImages" >> DecodeImages(job, plan)
     statistics = (

@@ -25,7 +25,7 @@ from beam_jobs.config import Spec
 from beam_jobs.errors import DataError, SpecError
 from beam_jobs.job import REJECTED_FOLDER, Job, finished_shards
 from beam_jobs.shards import PROGRESS_FOLDER, SHARD_PATTERN
-from beam_jobs.sources import csv_files, listing
+from beam_jobs.sources import csv_files, listing, units
 from beam_jobs.sources.listing import File
 
 BLOCK_MB = 16.0
@@ -85,15 +85,20 @@ def run(
         _check_folder(option, folder)
     inputs = [path for paths in spec.source.split_paths.values() for path in paths]
     preflight.check(runner, beam_options, inputs, output)
-    listed = listing.list_files(spec.source)
-    fingerprint = listing.fingerprint(listed)
+    is_table = spec.source.format == "csv"
+    csv = listing.list_files(spec.source) if is_table else []
+    listed = units.of_files(csv) if is_table else None
+    # Elsewhere the workers list images, too: here only where there is something to compare with.
+    if not is_table and (engines.is_local(runner) or files.names(output)):
+        listed = units.list_source(spec.source)
+    fingerprint = str(listed.fingerprint) if listed else None
     done = _finished_dataset(spec, fingerprint, output, overwrite)
     if done is not None:
         return done
-    plan = None if spec.source.format == "images" else _plan(listed, spec)
+    plan = _plan(csv, spec) if is_table else None
     if plan is None:
         image_records.check(spec)
-    finished = _start(spec, fingerprint, output, overwrite)
+    _start(spec, fingerprint, output, overwrite)
     with contextlib.ExitStack() as stack:
         shared = None
         if engines.is_local(runner):
@@ -102,21 +107,20 @@ def run(
         job = Job(
             spec,
             output,
-            fingerprint,
             shared,
             num_threads or os.cpu_count() or 1,
             max(1, int(block_mb * 1_000_000)),
-            finished,
         )
+        if listed:
+            job.save_listing(listed)
         passes = 2 if plan is None else 3  # Headers and pixels; or scan, statistics and writing.
-        total_bytes = passes * sum(file.size_bytes for file in listed)
-        if engines.is_local(runner):
-            stack.enter_context(progress.reported(total_bytes, show, seconds))
+        if listed and engines.is_local(runner):
+            stack.enter_context(progress.reported(passes * listed.size_bytes, show, seconds))
         graph = beam.Pipeline(options=beam_options)
         if plan is None:
-            pipeline.build_images(graph, listed, job)
+            pipeline.build_images(graph, job)
         else:
-            pipeline.build_table(graph, listed, plan, job)
+            pipeline.build_table(graph, plan, job)
         show_counts = None if engines.is_local(runner) else show
         if not engines.run(graph, beam_options, show_counts, seconds):
             return {}
@@ -179,7 +183,7 @@ def _plan(listed: Sequence[File], spec: Spec) -> rows.Plan:
 
 
 def _finished_dataset(
-    spec: Spec, fingerprint: str, output: str, overwrite: bool
+    spec: Spec, fingerprint: str | None, output: str, overwrite: bool
 ) -> dict[str, Any] | None:
     """Returns the manifest if the dataset is already there."""
     info = None if overwrite else read_info(output)
@@ -197,8 +201,8 @@ def _finished_dataset(
     return info
 
 
-def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[str, Any]:
-    """Makes the folder ready and returns the shards that an earlier try finished.
+def _start(spec: Spec, fingerprint: str | None, output: str, overwrite: bool) -> None:
+    """Makes the folder ready, and keeps the shards that an earlier try finished.
 
     Raises:
       SpecError: The folder holds files that are no dataset.
@@ -216,11 +220,11 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
         "input_fingerprint": fingerprint,
         "versions": dataset_info.versions(),
     }
-    state_file = files.join(output, PROGRESS_FOLDER, "job.json")
-    before = files.read(state_file)
+    before = _json(files.read(files.join(output, PROGRESS_FOLDER, "job.json")) or b"")
     finished = {}
-    if before is not None and _json(before) == state and not overwrite:
-        finished = finished_shards(output)
+    if isinstance(before, dict) and not overwrite:
+        if {name: before.get(name) for name in state} == state:
+            finished = finished_shards(output)
     files.remove(files.join(output, dataset_info.FILE))  # First: from here on it is no dataset.
     for name in names:
         is_shard = SHARD_PATTERN.fullmatch(name) is not None
@@ -234,10 +238,10 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
             files.remove(files.join(rejected, name))
     for folder in (output, files.join(output, PROGRESS_FOLDER), rejected):
         files.make_folder(folder)
-    files.write(state_file, json.dumps(state).encode())
+    job = Job(spec, output, None, 1, 1)
+    job.save_state({**state, "finished": list(finished)})
     for result in finished.values():
-        Job(spec, output, fingerprint, "", 1, 1).save(result)
-    return finished
+        job.save(result)
 
 
 @contextlib.contextmanager

@@ -289,7 +289,7 @@ def write_shard(place: Place, job: Job, found: Analysis, spill: Spill) -> ShardR
     count = found.num_shards[place.split]
     name = job.shard_name(place, count)
     if name in job.finished:
-        return job.finished[name]
+        return job.result(name)
     labels: Counter[int] = Counter()
     with ShardWriter(job.output, name, job.spec.output.compression) as writer:
         for batch in shuffle.ordered(spill, place, found.num_buckets[place.split]):

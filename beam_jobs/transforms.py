@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.pvalue import AsList, AsSingleton
+from apache_beam.pvalue import AsIter, AsList, AsSingleton
 
-from beam_jobs import image_records, image_shards, shuffle, tables
+from beam_jobs import image_records, image_shards, planning, shuffle, tables
 from beam_jobs.image_shards import Counts
-from beam_jobs.job import Job
+from beam_jobs.job import Job, Unit
 from beam_jobs.parallel import MapInThreads
 from beam_jobs.rows import Plan
 from beam_jobs.saved_transform import SavedTransform
 from beam_jobs.shuffle import Place, Spill
 from beam_jobs.sources import csv_files
-from beam_jobs.sources.csv_files import Unit
 from beam_jobs.sources.listing import File
 from beam_jobs.summaries import Summary
 
@@ -66,31 +65,91 @@ def _in_threads(function: Callable[..., Iterable[Any]], job: Job, *sides: Any) -
 
 
 @dataclasses.dataclass(eq=False)
-class ScanFiles(beam.PTransform):
-    """Finds the blocks of CSV files.
+class ReadListing(beam.PTransform):
+    """Reads the listing that the launcher left: in a graph it would be as large as the input.
 
-    Input:  PCollection[File].
-    Output: PCollection[Unit], numbered in the order of the files.
+    Output: PCollection[Unit] of files.
     """
 
     job: Job
 
-    def expand(self, files: beam.PCollection) -> beam.PCollection:
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        """A step less than beam.Create takes."""
+        return pipeline | "Impulse" >> beam.Impulse() | "Read" >> beam.FlatMap(self._read)
+
+    def _read(self, _: bytes) -> list[Unit]:
+        return self.job.listed()
+
+
+@dataclasses.dataclass(eq=False)
+class ListFiles(beam.PTransform):
+    """Lists the input on the workers, and makes sure that no file is there twice.
+
+    Output: PCollection[Unit] of files.
+    """
+
+    job: Job
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        """Hashes of all files meet in groups; what is found of each part meets in one task."""
+        listed = (
+            pipeline
+            | "Impulse" >> beam.Impulse()
+            | "Parts" >> beam.FlatMap(lambda _: planning.parts(self.job))
+            | "Spread" >> beam.Reshuffle()
+            | "List" >> beam.FlatMap(self._list).with_outputs("hashes", main="parts")
+        )
+        checked = (
+            listed.hashes
+            | "Key" >> beam.Map(lambda keyed: keyed).with_output_types(_Keyed)
+            | "Group" >> beam.GroupByKey()
+            | "Check" >> beam.Map(planning.check_unique, self.job)
+        )
+        return (
+            listed.parts
+            | "Gather" >> Gather()
+            | "Number" >> beam.FlatMap(self._number, AsIter(checked))
+        )
+
+    def _list(self, numbered: Any) -> Iterable[Any]:
+        part, found = planning.list_part(numbered, self.job)
+        yield part
+        for piece in planning.hashes(part, found):
+            yield beam.pvalue.TaggedOutput("hashes", piece)
+
+    def _number(self, parts: list[Any], _: Iterable[None]) -> list[Unit]:
+        return planning.numbered(parts, self.job)
+
+
+@dataclasses.dataclass(eq=False)
+class ScanFiles(beam.PTransform):
+    """Finds the blocks of CSV files.
+
+    Input:  PCollection[Unit] of files.
+    Output: PCollection[csv_files.Unit], numbered in the order of the files.
+    """
+
+    job: Job
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
         """Checks that all files have the same columns, on the way."""
+        files = units | "Files" >> beam.FlatMap(self.job.read_unit)
+        if self.job.temp_folder is None:
+            files |= "SpreadFiles" >> beam.Reshuffle()
         return (
             files
-            | "Scan" >> _in_threads(self._scan, self.job)  # Unit, one a file
+            | "Scan" >> _in_threads(self._scan, self.job)  # csv_files.Unit, one a file
             | "List" >> Gather()
             | "Number" >> beam.FlatMap(_numbered)
             | "Spread" >> beam.Reshuffle()
         )
 
-    def _scan(self, file: File) -> list[Unit]:
+    def _scan(self, file: File) -> list[csv_files.Unit]:
         unit = csv_files.scan(file, self.job.spec.source, self.job.block_bytes)
         return [] if unit is None else [unit]
 
 
-def _numbered(scanned: list[Unit]) -> list[Unit]:
+def _numbered(scanned: list[csv_files.Unit]) -> list[csv_files.Unit]:
     ordered = sorted(scanned, key=lambda unit: unit.file.path)
     csv_files.check_columns(ordered)
     units = [unit for whole in ordered for unit in csv_files.units(whole)]
@@ -101,7 +160,7 @@ def _numbered(scanned: list[Unit]) -> list[Unit]:
 class AnalyzeRecords(beam.PTransform):
     """Reads every record and sums up what is asked of train.
 
-    Input:  PCollection[Unit].
+    Input:  PCollection[csv_files.Unit].
     Output: PCollection of one tables.Analysis.
     """
 
@@ -123,7 +182,7 @@ class AnalyzeRecords(beam.PTransform):
 class WriteRecords(beam.PTransform):
     """Transforms every record, shuffles them by shard, and writes the shards.
 
-    Input:  PCollection[Unit].
+    Input:  PCollection[csv_files.Unit].
     Output: PCollection[ShardResult].
     """
 
@@ -149,7 +208,9 @@ class WriteRecords(beam.PTransform):
             | "Write" >> _in_threads(self._write, self.job, analysis, AsList(spilled))
         )
 
-    def _spill(self, unit: Unit, found: tables.Analysis, transform: SavedTransform) -> Any:
+    def _spill(
+        self, unit: csv_files.Unit, found: tables.Analysis, transform: SavedTransform
+    ) -> Any:
         return tables.spill_unit(unit, self.plan, self.job, found, transform, self._files)
 
     def _write(self, place: Place, found: tables.Analysis, _: list[int]) -> list[Any]:
@@ -174,7 +235,9 @@ class WriteRecords(beam.PTransform):
             | "Write" >> beam.FlatMap(self._gather, analysis)
         )
 
-    def _place(self, unit: Unit, found: tables.Analysis, transform: SavedTransform) -> Any:
+    def _place(
+        self, unit: csv_files.Unit, found: tables.Analysis, transform: SavedTransform
+    ) -> Any:
         for place, batch in tables.place_unit(unit, self.plan, self.job, found, transform):
             yield tuple(place), shuffle.packed(batch)
 
@@ -193,16 +256,16 @@ def _empty_places(found: Any) -> list[tuple[tuple[str, int], None]]:
 class PlanImages(beam.PTransform):
     """Reads the headers of image files and decides which are kept, and where they go.
 
-    Input:  PCollection[int], the numbers of the saved listings.
+    Input:  PCollection[Unit] of files.
     Output: PCollection[RecordBatch] of the kept files, and PCollection of one ImagePlan.
     """
 
     job: Job
 
-    def expand(self, files: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+    def expand(self, units: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         """Rejected files are noted on the way."""
         num_threads = min(_HEADER_THREADS, self.job.num_threads)
-        outcomes = files | "ReadHeaders" >> beam.ParDo(MapInThreads(self._plan, num_threads))
+        outcomes = units | "ReadHeaders" >> beam.ParDo(MapInThreads(self._plan, num_threads))
         plan = (
             outcomes
             | "Count" >> beam.Map(Counts.of)
@@ -211,10 +274,10 @@ class PlanImages(beam.PTransform):
         )
         return outcomes | "Kept" >> beam.Map(lambda outcome: outcome.kept), plan
 
-    def _plan(self, index: int) -> list[image_records.Outcome]:
-        outcome = image_records.plan(self.job.read_listing(index), self.job.spec)
+    def _plan(self, unit: Unit) -> list[image_records.Outcome]:
+        outcome = image_records.plan(self.job.read_unit(unit), self.job.spec)
         lines = image_shards.lines(outcome.rejected)
-        self.job.write_rejected(f"{index:05d}.jsonl", lines)
+        self.job.write_rejected(f"{unit.number:05d}.jsonl", lines)
         return [outcome]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from beam_jobs.config import load_spec
 from beam_jobs.errors import SpecError
-from beam_jobs.sources import listing
+from beam_jobs.sources import listing, units
 
 SPEC = """\
 name = "images"
@@ -97,7 +97,7 @@ def test_the_fingerprint_is_of_the_root_too(tmp_path):
     touch(tmp_path / "d", "c/a.png")
     files = [listed(tmp_path, path) for path in ("d", "d/c", "d/**", "d/c/*")]
     assert len({tuple(file.path for file in found) for found in files}) == 1
-    of_d, of_c, also_of_d, also_of_c = map(listing.fingerprint, files)
+    of_d, of_c, also_of_d, also_of_c = (units.of_files(found).fingerprint for found in files)
     assert of_d != of_c
     assert (of_d, of_c) == (also_of_d, also_of_c)
 
