@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from apache_beam.metrics.metric import MetricsFilter
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    TestOptions,
+)
 from apache_beam.pipeline import Pipeline
 from apache_beam.runners import create_runner
 from apache_beam.runners.worker.statesampler import StateSampler
@@ -38,6 +42,7 @@ _PORTABLE = ("flink", "portable", "prism", "spark")
 _OURS = re.compile(
     r"\b(DataError|SpecError): ([^\n]*?(?:\n  \w+ +[\d,]+)*)(?: \[while running|\n|$)"
 )
+_SECRET = re.compile(r"secret|token|password|access_key|connection_string")
 _FLINK_ENDS = ("CANCELED", "FAILED", "FINISHED")
 
 
@@ -136,6 +141,50 @@ def _defaults(runner: str, args: Sequence[str]) -> list[str]:
     command = worker_boot.script(Path.home() / ".cache" / "headrace" / name)
     config = json.dumps({"command": str(command)})
     return ["--environment_type=PROCESS", f"--environment_config={config}"]
+
+
+def described(graph: Pipeline, options: PipelineOptions) -> str:
+    """Returns the job that `run` would submit, as JSON without secrets.
+
+    For Dataflow it is the body of the request, but for the files that would be staged.
+    """
+    proto = graph.to_runner_api()
+    steps = [step.full_label for root in graph.transforms_stack[:1] for step in root.parts]
+    job = {name: value for name, value in options.get_all_options(drop_default=True).items()}
+    if short_name(job["runner"]) == "dataflow":
+        job = _request(graph)
+    found = {"job": job, "steps": steps, "graph_bytes": proto.ByteSize()}
+    return json.dumps(_without_secrets(found), indent=2)
+
+
+def _request(graph: Pipeline) -> Any:
+    """Returns what would be posted to Dataflow, built by Beam's own runner and client."""
+    from apache_beam.runners.dataflow.internal import apiclient
+
+    test_options = graph.options.view_as(TestOptions)
+    test_options.dry_run = True
+    job = graph.run().job
+    test_options.dry_run = False
+    job.proto.environment = apiclient.Environment(
+        packages=[],
+        options=graph.options,
+        environment_version=apiclient._FNAPI_ENVIRONMENT_MAJOR_VERSION,
+        proto_pipeline_staged_url=f"{job.google_cloud_options.staging_location}/pipeline.pb",
+        proto_pipeline=job.proto_pipeline,
+    ).proto
+    request = json.loads(job.json())
+    del request["environment"]["sdkPipelineOptions"]["display_data"]  # The options once more.
+    return request
+
+
+def _without_secrets(value: Any) -> Any:
+    """Returns a JSON value without what unlocks something, such as the keys of S3."""
+    if isinstance(value, dict):
+        return {
+            name: "..." if _SECRET.search(name) and said else _without_secrets(said)
+            for name, said in value.items()
+        }
+    return [*map(_without_secrets, value)] if isinstance(value, list) else value
 
 
 @contextmanager

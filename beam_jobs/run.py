@@ -9,6 +9,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import (
     dataset_info,
@@ -77,14 +78,8 @@ def run(
       DataError: The data or the job failed.
     """
     parallel.run_ops_in_one_thread()
-    beam_options = engines.options(runner, beam_args)
-    FileSystems.set_options(beam_options)  # Before the first look at a bucket.
-    if not output:
-        raise SpecError("--output: must name a folder, but is empty. Give a folder.")
-    for option, folder in (("--output", output), ("--temp-dir", temp_dir or "")):
-        _check_folder(option, folder)
-    inputs = [path for paths in spec.source.split_paths.values() for path in paths]
-    preflight.check(runner, beam_options, inputs, output)
+    beam_options = _options(spec, output, runner, beam_args)
+    _check_folder("--temp-dir", temp_dir or "")
     is_table = spec.source.format == "csv"
     csv = listing.list_files(spec.source) if is_table else []
     listed = units.of_files(csv) if is_table else None
@@ -95,9 +90,7 @@ def run(
     done = _finished_dataset(spec, fingerprint, output, overwrite)
     if done is not None:
         return done
-    plan = _plan(csv, spec) if is_table else None
-    if plan is None:
-        image_records.check(spec)
+    plan = _plan(csv, spec)
     _start(spec, fingerprint, output, overwrite)
     with contextlib.ExitStack() as stack:
         shared = None
@@ -109,18 +102,14 @@ def run(
             output,
             shared,
             num_threads or os.cpu_count() or 1,
-            max(1, int(block_mb * 1_000_000)),
+            _block_bytes(block_mb),
         )
         if listed:
             job.save_listing(listed)
         passes = 2 if plan is None else 3  # Headers and pixels; or scan, statistics and writing.
         if listed and engines.is_local(runner):
             stack.enter_context(progress.reported(passes * listed.size_bytes, show, seconds))
-        graph = beam.Pipeline(options=beam_options)
-        if plan is None:
-            pipeline.build_images(graph, job)
-        else:
-            pipeline.build_table(graph, plan, job)
+        graph = _graph(beam_options, plan, job)
         show_counts = None if engines.is_local(runner) else show
         if not engines.run(graph, beam_options, show_counts, seconds):
             return {}
@@ -132,6 +121,38 @@ def run(
         )
     files.remove(files.join(output, PROGRESS_FOLDER))
     return info
+
+
+def describe(
+    spec: Spec,
+    output: str,
+    *,
+    runner: str = engines.LOCAL,
+    beam_args: Sequence[str] = (),
+    num_threads: int | None = None,
+    block_mb: float = BLOCK_MB,
+) -> str:
+    """Returns the job that `run` would submit, as JSON; nothing is written anywhere.
+
+    Args, Raises: As for `run`.
+    """
+    beam_options = _options(spec, output, runner, beam_args)
+    csv = listing.list_files(spec.source) if spec.source.format == "csv" else []
+    shared = "" if engines.is_local(runner) else None
+    job = Job(spec, output, shared, num_threads or os.cpu_count() or 1, _block_bytes(block_mb))
+    return engines.described(_graph(beam_options, _plan(csv, spec), job), beam_options)
+
+
+def _options(spec: Spec, output: str, runner: str, beam_args: Sequence[str]) -> PipelineOptions:
+    """Returns Beam's options when all that they name can be reached."""
+    beam_options = engines.options(runner, beam_args)
+    FileSystems.set_options(beam_options)  # Before the first look at a bucket.
+    if not output:
+        raise SpecError("--output: must name a folder, but is empty. Give a folder.")
+    _check_folder("--output", output)
+    inputs = [path for paths in spec.source.split_paths.values() for path in paths]
+    preflight.check(runner, beam_options, inputs, output)
+    return beam_options
 
 
 def _check_folder(option: str, folder: str) -> None:
@@ -173,13 +194,38 @@ def _json(data: bytes) -> Any:
         return None
 
 
-def _plan(listed: Sequence[File], spec: Spec) -> rows.Plan:
+def _block_bytes(block_mb: float) -> int:
+    return max(1, int(block_mb * 1_000_000))
+
+
+def _plan(csv: Sequence[File], spec: Spec) -> rows.Plan | None:
+    """Returns how the columns of CSV files are read; None for images."""
+    if spec.source.format == "images":
+        image_records.check(spec)
+        return None
     csv_files.dialect(spec.source)
-    for file in listed:
+    for file in csv:
         columns = csv_files.read_columns(file, spec.source)
         if columns:
             return rows.plan(spec, columns)
-    raise DataError(f"{listed[0].path}: no file has a header. Give files with records.")
+    raise DataError(f"{csv[0].path}: no file has a header. Give files with records.")
+
+
+def _graph(beam_options: PipelineOptions, plan: rows.Plan | None, job: Job) -> beam.Pipeline:
+    """Returns the graph of a job.
+
+    Raises:
+      SpecError: Beam does not like the options.
+    """
+    try:
+        graph = beam.Pipeline(options=beam_options)
+    except ValueError as error:
+        raise SpecError(f"--runner: {' '.join(str(error).split())}") from error
+    if plan is None:
+        pipeline.build_images(graph, job)
+    else:
+        pipeline.build_table(graph, plan, job)
+    return graph
 
 
 def _finished_dataset(

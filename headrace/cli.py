@@ -146,6 +146,9 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a dataset of another spec or input"
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the job that would be submitted, and end"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.set_defaults(handler=_run)
 
@@ -195,16 +198,22 @@ def _run(args: argparse.Namespace) -> int:
     cloud = {"project": args.project, "region": args.region, "temp_location": args.temp_location}
     beam_args = [f"--{name}={value}" for name, value in cloud.items() if value is not None]
     spec = load_spec(args.spec)  # Before anything heavy: mistakes are answered at once.
+    job = {
+        "runner": args.runner,
+        "beam_args": [*beam_args, *args.beam_args],
+        "num_threads": args.workers,
+        "block_mb": args.block_mb,
+    }
+    if args.dry_run:
+        print(console.describe(spec, args.output, **job))
+        return 0
     info = console.run(
         spec,
         args.output,
-        runner=args.runner,
-        beam_args=[*beam_args, *args.beam_args],
-        num_threads=args.workers,
         temp_dir=args.temp_dir,
         overwrite=args.overwrite,
-        block_mb=args.block_mb,
         quiet=args.quiet,
+        **job,
     )
     if info and not args.quiet:
         print(console.summary(info, args.output))

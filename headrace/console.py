@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from beam_jobs.config import Spec
@@ -16,16 +17,16 @@ _SECONDS_IN_A_LOG = 10.0
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 
-def import_run() -> Callable[..., dict[str, Any]]:
-    """Imports `beam_jobs.run.run`: it takes seconds, and two more the plain way."""
+def import_run() -> ModuleType:
+    """Imports `beam_jobs.run`: it takes seconds, and two more the plain way."""
     # Beam logs the traceback of an error that we explain in a line, and hints on our type hints;
     # its engines log all that goes well, and its threads print a traceback when an engine goes.
     logging.disable()
     threading.excepthook = lambda _: None
     with startup.fast_imports(), _without_keras():
         startup.import_tensorflow()
-        from beam_jobs.run import run as run_spec
-    return run_spec
+        from beam_jobs import run
+    return run
 
 
 @contextmanager
@@ -46,11 +47,11 @@ def _without_keras() -> Iterator[None]:
 
 def run(spec: Spec, output: str, *, quiet: bool, **options: Any) -> dict[str, Any]:
     """Runs a spec, shows how far it is, and returns the manifest."""
-    run_spec = import_run()
+    beam_run = import_run()
     is_terminal = sys.stderr.isatty()
     show = None if quiet else _show_on_a_terminal if is_terminal else _show_in_a_log
     try:
-        return run_spec(
+        return beam_run.run(
             spec,
             output,
             show=show,
@@ -60,6 +61,11 @@ def run(spec: Spec, output: str, *, quiet: bool, **options: Any) -> dict[str, An
     finally:
         if show is _show_on_a_terminal:
             sys.stderr.write("\r\033[K")
+
+
+def describe(spec: Spec, output: str, **options: Any) -> str:
+    """Returns the job that would be submitted, as JSON."""
+    return import_run().describe(spec, output, **options)
 
 
 def _show_on_a_terminal(line: str) -> None:
