@@ -76,7 +76,7 @@ def test_finished_shards_stay_and_the_rest_is_written(store, tmp_path):
     assert not (out / ".progress").exists()
 
 
-def run_until_it_fails(spec, out):
+def run_until_it_fails(spec, out, **options):
     """Runs a job whose last step meets a file that it cannot replace."""
     stop = threading.Event()
 
@@ -89,7 +89,7 @@ def run_until_it_fails(spec, out):
     thread.start()
     try:
         with pytest.raises(Exception, match="schema.pbtxt"):
-            run(spec, str(out))
+            run(spec, str(out), **options)
     finally:
         stop.set()
         thread.join()

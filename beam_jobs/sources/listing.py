@@ -20,6 +20,7 @@ from beam_jobs.errors import DataError, SpecError
 
 _PATTERN = re.compile(r"\[!?\]?[^\]]*\]|[*?]")
 _WILDCARDS = re.compile(r"\*\*|" + _PATTERN.pattern)
+_FEW_FILES = 20_000  # Threads take longer to hand over small folders than one to visit them.
 _FOLDERS_AT_ONCE = 4
 _FOLDERS_AHEAD = 16  # What is listed and not yet taken stays small.
 _DISK = pyarrow.fs.LocalFileSystem()
@@ -275,11 +276,16 @@ def _walk(branch: Branch, threads: concurrent.futures.Executor) -> Iterator[Foun
     waiting = [(folder, branch.above)] if os.path.isdir(folder or ".") else []  # The next one last.
     matches = None if branch.pattern == _all_below(branch.root) else _regex(branch.pattern)
     visits: dict[str, concurrent.futures.Future[Any]] = {}
+    num_files = 0
     while waiting:
-        for folder, above in reversed(waiting[-_FOLDERS_AHEAD:]):
-            if folder not in visits:
-                visits[folder] = threads.submit(_visit, folder, above, branch, matches)
-        found, folders = visits.pop(waiting.pop()[0]).result()
+        if num_files >= _FEW_FILES:
+            for folder, above in reversed(waiting[-_FOLDERS_AHEAD:]):
+                if folder not in visits:
+                    visits[folder] = threads.submit(_visit, folder, above, branch, matches)
+        folder, above = waiting.pop()
+        visit = visits.pop(folder, None)
+        found, folders = visit.result() if visit else _visit(folder, above, branch, matches)
+        num_files += len(found.names)
         yield found
         if branch.is_deep:
             waiting += reversed(folders)
