@@ -1,5 +1,6 @@
 """The name of a runner to Beam's options."""
 
+import argparse
 import concurrent.futures
 import functools
 import hashlib
@@ -23,7 +24,7 @@ from apache_beam.runners import create_runner
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms import userstate
 
-from beam_jobs import progress, worker_boot
+from beam_jobs import progress, versions, worker_boot
 from beam_jobs.errors import DataError, SpecError
 
 LOCAL = "local"
@@ -33,6 +34,14 @@ _LOCAL = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_n
 _SAMPLING_MS = 5
 _CANCEL_SECONDS = 60
 _FLINK_ENDS = ("CANCELED", "FAILED", "FINISHED")
+
+
+class _LauncherOptions(PipelineOptions):
+    """What travels to the workers, to compare themselves with."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(f"--{worker_boot.VERSIONS_OPTION}", help=argparse.SUPPRESS)
 
 
 class _Options(PipelineOptions):
@@ -86,7 +95,8 @@ def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
         ) from error
     except (ImportError, AttributeError) as error:
         raise SpecError(f"--runner {runner}: {error}. Install what it needs.") from error
-    made = PipelineOptions([f"--runner={runner}", *_defaults(runner, args), *args])
+    ours = f"--{worker_boot.VERSIONS_OPTION}={json.dumps(versions.versions())}"
+    made = PipelineOptions([f"--runner={runner}", *_defaults(runner, args), ours, *args])
     cloud = made.view_as(GoogleCloudOptions)  # Where Beam keeps the name, whatever the engine.
     cloud.job_name = cloud.job_name or f"headrace-{uuid.uuid4().hex[:12]}"
     return made

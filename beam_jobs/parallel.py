@@ -15,7 +15,7 @@ import tensorflow as tf
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_jobs import progress
+from beam_jobs import progress, versions
 
 
 def run_ops_in_one_thread() -> None:
@@ -39,9 +39,11 @@ class MapInThreads(beam.DoFn):
           num_threads: How many elements are worked on at a time.
         """
         self._function, self._num_threads = function, num_threads
+        self._versions = versions.versions()
 
     def setup(self) -> None:
         """Makes this process ready, where it is another one than the launcher's."""
+        versions.check(self._versions)
         run_ops_in_one_thread()
 
     def start_bundle(self) -> None:

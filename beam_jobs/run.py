@@ -26,6 +26,7 @@ from beam_jobs.job import REJECTED_FOLDER, Job, finished_shards
 from beam_jobs.shards import PROGRESS_FOLDER, SHARD_PATTERN
 from beam_jobs.sources import csv_files, listing
 from beam_jobs.sources.listing import File
+from beam_jobs.versions import versions
 
 BLOCK_MB = 16.0
 _OURS = (
@@ -211,7 +212,7 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
     state = {
         "spec_digest": spec.digest,
         "input_fingerprint": fingerprint,
-        "versions": dataset_info.versions(),
+        "versions": versions(),
     }
     state_file = files.join(output, PROGRESS_FOLDER, "job.json")
     before = files.read(state_file)
