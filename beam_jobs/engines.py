@@ -10,8 +10,8 @@ import signal
 import sys
 import threading
 import time
-import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +21,11 @@ from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.pipeline import Pipeline
 from apache_beam.runners import create_runner
+from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms import userstate
 
-from beam_jobs import progress, versions, worker_boot
+from beam_jobs import flink, progress, versions, worker_boot
 from beam_jobs.errors import DataError, SpecError
 
 LOCAL = "local"
@@ -32,8 +33,6 @@ LOCAL = "local"
 # in the package, in one process and one worker. More of them lose elements.
 _LOCAL = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
 _SAMPLING_MS = 5
-_CANCEL_SECONDS = 60
-_FLINK_ENDS = ("CANCELED", "FAILED", "FINISHED")
 
 
 class _LauncherOptions(PipelineOptions):
@@ -168,13 +167,15 @@ def run(
         waiting = concurrent.futures.ThreadPoolExecutor(1).submit(result.wait_until_finish)
         while not concurrent.futures.wait([waiting], seconds).done:
             if show:
-                show(_line(result, time.monotonic() - started))
+                show(_line(result, options, time.monotonic() - started))
     except BaseException as error:
         if _is_interrupt(error):
             raise KeyboardInterrupt(_cancel(result, options)) from None
         raise
     if failure := waiting.exception():
         raise told(failure) from failure
+    if show:
+        show(_line(result, options, time.monotonic() - started))
     return True
 
 
@@ -201,11 +202,9 @@ def _submitted(graph: Pipeline) -> Any:
 
 def _cancel(result: Any, options: PipelineOptions) -> str:
     """Cancels a job, and returns what became of that; nothing for one that ran in this process."""
-    said = options.get_all_options()
     try:
-        master = said["flink_master"]
-        if "flink" in str(said["runner"]).lower() and not master.startswith("["):
-            return _cancel_on_flink(master, said["job_name"])
+        if at := _on_flink(options):
+            return flink.cancel(*at)
         if result is not None:
             result.cancel()
     except Exception as error:  # Each engine has its own: what matters is that it may still run.
@@ -214,31 +213,27 @@ def _cancel(result: Any, options: PipelineOptions) -> str:
     return "" if result is None else "the job is canceled"
 
 
-def _cancel_on_flink(master: str, job_name: str) -> str:
-    """Asks Flink itself: Beam's job server leaves the job running, and dies of Ctrl-C, too."""
-    url = f"{master if '://' in master else f'http://{master}'}/jobs"
-    end = time.monotonic() + _CANCEL_SECONDS
-    while time.monotonic() < end:
-        with urllib.request.urlopen(f"{url}/overview", timeout=10) as answer:
-            jobs = [job for job in json.load(answer)["jobs"] if job["name"] == job_name]
-        running = [job for job in jobs if job["state"] not in _FLINK_ENDS]
-        if not running:
-            return "the job is canceled" if jobs else "the job had not started"
-        for job in running:
-            patch = urllib.request.Request(f"{url}/{job['jid']}?mode=cancel", method="PATCH")
-            urllib.request.urlopen(patch, timeout=10).close()
-        time.sleep(1)
-    return f"but the job is still running at {master}"
+def _on_flink(options: PipelineOptions) -> tuple[str, str] | None:
+    """Returns the address of a Flink cluster and the name of the job; None for another engine."""
+    said = options.get_all_options()
+    master, runner = said["flink_master"], str(said["runner"]).lower()
+    is_there = "flink" in runner and not master.startswith("[")  # [auto], [local]: without one.
+    return (master, said["job_name"]) if is_there else None
 
 
-def _line(result: Any, seconds: float) -> str:
-    """Returns what an engine says of a job; portable runners keep an old answer for metrics."""
+def _line(result: Any, options: PipelineOptions, seconds: float) -> str:
+    """Returns what an engine says of a job: Flink before the end, and Beam of any that it has."""
     try:
-        if hasattr(result, "_metrics"):
+        state, at = str(result.state), _on_flink(options)
+        if at and state != PipelineState.DONE:
+            return progress.engine_line(seconds, *flink.progress(*at, progress.NAMESPACE))
+        if hasattr(result, "_metrics"):  # Portable runners keep an old answer.
             result._metrics = None
         found = result.metrics().query(MetricsFilter().with_namespace(progress.NAMESPACE))
-        counts = {counter.key.metric.name: counter.result for counter in found["counters"]}
-        return progress.engine_line(seconds, str(result.state), counts)
+        counts: Counter[str] = Counter()
+        for counter in found["counters"]:  # One for each step that counts by this name.
+            counts[counter.key.metric.name] += counter.result
+        return progress.engine_line(seconds, state, counts)
     except Exception as error:  # Each engine has its own, and a job does not end for it.
         return progress.engine_line(seconds, f"no answer: {type(error).__name__}", {})
 
