@@ -33,6 +33,8 @@ LOCAL = "local"
 # in the package, in one process and one worker. More of them lose elements.
 _LOCAL = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
 _SAMPLING_MS = 5
+_KEEP_WORKER_MS = 600_000
+_ASK_SECONDS = 2.0  # A terminal wants a line more often than an engine wants to be asked.
 
 
 class _LauncherOptions(PipelineOptions):
@@ -111,16 +113,19 @@ def _options_of(flags: Sequence[str]) -> dict[str, Any]:
 def _defaults(runner: str, args: Sequence[str]) -> list[str]:
     """Returns where the workers of a portable runner run, unless the flags say it: as processes.
 
-    Beam's own default are containers of an image without this package.
+    Beam's own default are containers of an image without this package. On Spark it starts a worker
+    for each step, which takes longer than most of them, unless it is told to keep one.
     """
-    is_portable = runner.lower().removesuffix("runner") in ("flink", "prism", "spark")
+    engine = runner.lower().removesuffix("runner")
+    flags = [f"--environment_cache_millis={_KEEP_WORKER_MS}"] if engine == "spark" else []
+    is_portable = engine in ("flink", "prism", "spark")
     if not is_portable or any(arg.startswith("--environment_type") for arg in args):
-        return []
+        return flags
     whose = f"{sys.executable}\0{worker_boot.__file__}"
     name = f"worker-{hashlib.sha256(whose.encode()).hexdigest()[:8]}.sh"
     command = worker_boot.script(Path.home() / ".cache" / "headrace" / name)
     config = json.dumps({"command": str(command)})
-    return ["--environment_type=PROCESS", f"--environment_config={config}"]
+    return [*flags, "--environment_type=PROCESS", f"--environment_config={config}"]
 
 
 @contextmanager
@@ -165,7 +170,7 @@ def run(
             return False
         # Not in this thread: interrupted, Beam's own waiting hangs up before anybody can cancel.
         waiting = concurrent.futures.ThreadPoolExecutor(1).submit(result.wait_until_finish)
-        while not concurrent.futures.wait([waiting], seconds).done:
+        while not concurrent.futures.wait([waiting], max(seconds, _ASK_SECONDS)).done:
             if show:
                 show(_line(result, options, time.monotonic() - started))
     except BaseException as error:

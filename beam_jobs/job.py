@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,7 +77,7 @@ class Job:
       output: The dataset folder.
       fingerprint: Of the input.
       temp_folder: Local disk that all stages share, for the shuffle; None where workers share none.
-      num_threads: Threads a worker uses.
+      threads: Threads a worker uses; None for one for each of its own cores.
       block_bytes: Size of the blocks that tables are read in.
       finished: The shards that an earlier try finished, by file.
     """
@@ -85,9 +86,14 @@ class Job:
     output: str
     fingerprint: str
     temp_folder: str | None
-    num_threads: int
+    threads: int | None
     block_bytes: int
     finished: Mapping[str, ShardResult] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads a task may use where it runs."""
+        return self.threads or os.cpu_count() or 1
 
     @property
     def shared_folder(self) -> str:

@@ -102,7 +102,7 @@ def run(
             output,
             fingerprint,
             shared,
-            num_threads or os.cpu_count() or 1,
+            num_threads,
             max(1, int(block_mb * 1_000_000)),
             finished,
         )

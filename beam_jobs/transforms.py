@@ -11,7 +11,7 @@ from apache_beam.pvalue import AsList, AsSingleton
 from beam_jobs import image_records, image_shards, shuffle, tables
 from beam_jobs.image_shards import Counts
 from beam_jobs.job import Job
-from beam_jobs.parallel import MapInThreads
+from beam_jobs.parallel import MapInThreads, StreamInThreads
 from beam_jobs.rows import Plan
 from beam_jobs.saved_transform import SavedTransform
 from beam_jobs.shuffle import Place, Spill
@@ -62,7 +62,7 @@ class Gather(beam.PTransform):
 
 
 def _in_threads(function: Callable[..., Iterable[Any]], job: Job, *sides: Any) -> beam.ParDo:
-    return beam.ParDo(MapInThreads(function, job.num_threads), *sides)
+    return beam.ParDo(MapInThreads(function, job.threads), *sides)
 
 
 @dataclasses.dataclass(eq=False)
@@ -164,7 +164,7 @@ class WriteRecords(beam.PTransform):
 
         Transformed columns cross the barrier, a fifth of what the Examples are.
         """
-        place = _in_threads(self._place, self.job, analysis, transform)
+        place = beam.ParDo(StreamInThreads(self._place, self.job.threads), analysis, transform)
         batches = units | "Transform" >> place.with_output_types(_Keyed)
         places = self.analysis | "Places" >> beam.FlatMap(_empty_places).with_output_types(_Keyed)
         return (
@@ -201,8 +201,8 @@ class PlanImages(beam.PTransform):
 
     def expand(self, files: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         """Rejected files are noted on the way."""
-        num_threads = min(_HEADER_THREADS, self.job.num_threads)
-        outcomes = files | "ReadHeaders" >> beam.ParDo(MapInThreads(self._plan, num_threads))
+        read = MapInThreads(self._plan, self.job.threads, most=_HEADER_THREADS)
+        outcomes = files | "ReadHeaders" >> beam.ParDo(read)
         plan = (
             outcomes
             | "Count" >> beam.Map(Counts.of)
