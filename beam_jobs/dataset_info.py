@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 from google.protobuf import text_format
@@ -12,21 +11,10 @@ from beam_jobs import keys
 from beam_jobs.config import SPLITS, Column, Spec
 from beam_jobs.shards import ShardInfo
 from beam_jobs.summaries import Numbers, Texts
+from beam_jobs.versions import versions
 
 FILE = "dataset_info.json"
 FORMAT_VERSION = 1
-_PACKAGES = ("headrace", "apache-beam", "tensorflow", "tensorflow-transform", "pyarrow", "duckdb")
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions on which the bytes of a dataset may depend."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # Run from a checkout that is not installed.
-            found[package] = "unknown"
-    return found
 
 
 def manifest(
@@ -75,7 +63,7 @@ def manifest(
     if spec.label:
         info["label"] = _label(spec, classes)
     info["spec"] = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    info["versions"] = versions()
+    info["versions"] = dict(versions())
     return info
 
 

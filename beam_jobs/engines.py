@@ -1,5 +1,6 @@
 """The name of a runner to Beam's options."""
 
+import argparse
 import concurrent.futures
 import functools
 import hashlib
@@ -10,8 +11,8 @@ import signal
 import sys
 import threading
 import time
-import urllib.request
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +26,11 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.pipeline import Pipeline
 from apache_beam.runners import create_runner
+from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms import userstate
 
-from beam_jobs import progress, worker_boot
+from beam_jobs import flink, progress, versions, worker_boot
 from beam_jobs.errors import DataError, SpecError
 
 LOCAL = "local"
@@ -36,14 +38,22 @@ LOCAL = "local"
 # in the package, in one process and one worker. More of them lose elements.
 _LOCAL = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
 _SAMPLING_MS = 5
-_CANCEL_SECONDS = 60
+_KEEP_WORKER_MS = 600_000
+_ASK_SECONDS = 2.0  # A terminal wants a line more often than an engine wants to be asked.
 _PORTABLE = ("flink", "portable", "prism", "spark")
 # A message of ours, with its table of reasons if it has one.
 _OURS = re.compile(
     r"\b(DataError|SpecError): ([^\n]*?(?:\n  \w+ +[\d,]+)*)(?: \[while running|\n|$)"
 )
 _SECRET = re.compile(r"secret|token|password|access_key|connection_string")
-_FLINK_ENDS = ("CANCELED", "FAILED", "FINISHED")
+
+
+class _LauncherOptions(PipelineOptions):
+    """What travels to the workers, to compare themselves with."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(f"--{worker_boot.VERSIONS_OPTION}", help=argparse.SUPPRESS)
 
 
 class _Options(PipelineOptions):
@@ -105,7 +115,8 @@ def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
         ) from error
     except (ImportError, AttributeError) as error:
         raise SpecError(f"--runner {runner}: {error}. Install what it needs.") from error
-    made = PipelineOptions([f"--runner={runner}", *_defaults(runner, args), *args])
+    ours = f"--{worker_boot.VERSIONS_OPTION}={json.dumps(versions.versions())}"
+    made = PipelineOptions([f"--runner={runner}", *_defaults(runner, args), ours, *args])
     if short_name(runner) not in _PORTABLE:  # Whose job servers know more flags than Beam's Python.
         _check_known(made)
     cloud = made.view_as(GoogleCloudOptions)  # Where Beam keeps the name, whatever the engine.
@@ -131,16 +142,19 @@ def _options_of(flags: Sequence[str]) -> dict[str, Any]:
 def _defaults(runner: str, args: Sequence[str]) -> list[str]:
     """Returns where the workers of a portable runner run, unless the flags say it: as processes.
 
-    Beam's own default are containers of an image without this package.
+    Beam's own default are containers of an image without this package. On Spark it starts a worker
+    for each step, which takes longer than most of them, unless it is told to keep one.
     """
+    engine = short_name(runner)
+    flags = [f"--environment_cache_millis={_KEEP_WORKER_MS}"] if engine == "spark" else []
     has_environment = any(arg.startswith("--environment_type") for arg in args)
-    if has_environment or short_name(runner) not in _PORTABLE:
-        return []
+    if has_environment or engine not in _PORTABLE:
+        return flags
     whose = f"{sys.executable}\0{worker_boot.__file__}"
     name = f"worker-{hashlib.sha256(whose.encode()).hexdigest()[:8]}.sh"
     command = worker_boot.script(Path.home() / ".cache" / "headrace" / name)
     config = json.dumps({"command": str(command)})
-    return ["--environment_type=PROCESS", f"--environment_config={config}"]
+    return [*flags, "--environment_type=PROCESS", f"--environment_config={config}"]
 
 
 def described(graph: Pipeline, options: PipelineOptions) -> str:
@@ -229,15 +243,17 @@ def run(
             return False
         # Not in this thread: interrupted, Beam's own waiting hangs up before anybody can cancel.
         waiting = concurrent.futures.ThreadPoolExecutor(1).submit(result.wait_until_finish)
-        while not concurrent.futures.wait([waiting], seconds).done:
+        while not concurrent.futures.wait([waiting], max(seconds, _ASK_SECONDS)).done:
             if show:
-                show(_line(result, time.monotonic() - started))
+                show(_line(result, options, time.monotonic() - started))
     except BaseException as error:
         if _is_interrupt(error):
             raise KeyboardInterrupt(_cancel(result, options)) from None
         raise told(error) from error
     if failure := waiting.exception():
         raise told(failure) from failure
+    if show:
+        show(_line(result, options, time.monotonic() - started))
     return True
 
 
@@ -264,11 +280,9 @@ def _submitted(graph: Pipeline) -> Any:
 
 def _cancel(result: Any, options: PipelineOptions) -> str:
     """Cancels a job, and returns what became of that; nothing for one that ran in this process."""
-    said = options.get_all_options()
     try:
-        master = said["flink_master"]
-        if "flink" in str(said["runner"]).lower() and not master.startswith("["):
-            return _cancel_on_flink(master, said["job_name"])
+        if at := _on_flink(options):
+            return flink.cancel(*at)
         if result is not None:
             result.cancel()
     except Exception as error:  # Each engine has its own: what matters is that it may still run.
@@ -277,31 +291,27 @@ def _cancel(result: Any, options: PipelineOptions) -> str:
     return "" if result is None else "the job is canceled"
 
 
-def _cancel_on_flink(master: str, job_name: str) -> str:
-    """Asks Flink itself: Beam's job server leaves the job running, and dies of Ctrl-C, too."""
-    url = f"{master if '://' in master else f'http://{master}'}/jobs"
-    end = time.monotonic() + _CANCEL_SECONDS
-    while time.monotonic() < end:
-        with urllib.request.urlopen(f"{url}/overview", timeout=10) as answer:
-            jobs = [job for job in json.load(answer)["jobs"] if job["name"] == job_name]
-        running = [job for job in jobs if job["state"] not in _FLINK_ENDS]
-        if not running:
-            return "the job is canceled" if jobs else "the job had not started"
-        for job in running:
-            patch = urllib.request.Request(f"{url}/{job['jid']}?mode=cancel", method="PATCH")
-            urllib.request.urlopen(patch, timeout=10).close()
-        time.sleep(1)
-    return f"but the job is still running at {master}"
+def _on_flink(options: PipelineOptions) -> tuple[str, str] | None:
+    """Returns the address of a Flink cluster and the name of the job; None for another engine."""
+    said = options.get_all_options()
+    master, runner = said["flink_master"], str(said["runner"]).lower()
+    is_there = "flink" in runner and not master.startswith("[")  # [auto], [local]: without one.
+    return (master, said["job_name"]) if is_there else None
 
 
-def _line(result: Any, seconds: float) -> str:
-    """Returns what an engine says of a job; portable runners keep an old answer for metrics."""
+def _line(result: Any, options: PipelineOptions, seconds: float) -> str:
+    """Returns what an engine says of a job: Flink before the end, and Beam of any that it has."""
     try:
-        if hasattr(result, "_metrics"):
+        state, at = str(result.state), _on_flink(options)
+        if at and state != PipelineState.DONE:
+            return progress.engine_line(seconds, *flink.progress(*at, progress.NAMESPACE))
+        if hasattr(result, "_metrics"):  # Portable runners keep an old answer.
             result._metrics = None
         found = result.metrics().query(MetricsFilter().with_namespace(progress.NAMESPACE))
-        counts = {counter.key.metric.name: counter.result for counter in found["counters"]}
-        return progress.engine_line(seconds, str(result.state), counts)
+        counts: Counter[str] = Counter()
+        for counter in found["counters"]:  # One for each step that counts by this name.
+            counts[counter.key.metric.name] += counter.result
+        return progress.engine_line(seconds, state, counts)
     except Exception as error:  # Each engine has its own, and a job does not end for it.
         return progress.engine_line(seconds, f"no answer: {type(error).__name__}", {})
 

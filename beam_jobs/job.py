@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -86,20 +87,25 @@ class Job:
       spec: What to do.
       output: The dataset folder.
       temp_folder: Local disk that all stages share, for the shuffle; None where workers share none.
-      num_threads: Threads a worker uses.
+      threads: Threads a worker uses; None for one for each of its own cores.
       block_bytes: Size of the blocks that tables are read in.
     """
 
     spec: Spec
     output: str
     temp_folder: str | None
-    num_threads: int
+    threads: int | None
     block_bytes: int
 
     @functools.cached_property
     def finished(self) -> frozenset[str]:
         """The shards that an earlier try finished: a worker looks once, a graph would be full."""
         return frozenset(self.state()["finished"])
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads a task may use where it runs."""
+        return self.threads or os.cpu_count() or 1
 
     @property
     def shared_folder(self) -> str:

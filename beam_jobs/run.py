@@ -28,6 +28,7 @@ from beam_jobs.job import REJECTED_FOLDER, Job, finished_shards
 from beam_jobs.shards import PROGRESS_FOLDER, SHARD_PATTERN
 from beam_jobs.sources import csv_files, listing, units
 from beam_jobs.sources.listing import File
+from beam_jobs.versions import versions
 
 BLOCK_MB = 16.0
 _OURS = (
@@ -101,7 +102,7 @@ def run(
             spec,
             output,
             shared,
-            num_threads or os.cpu_count() or 1,
+            num_threads,
             _block_bytes(block_mb),
         )
         if listed:
@@ -139,7 +140,7 @@ def describe(
     beam_options = _options(spec, output, runner, beam_args)
     csv = listing.list_files(spec.source) if spec.source.format == "csv" else []
     shared = "" if engines.is_local(runner) else None
-    job = Job(spec, output, shared, num_threads or os.cpu_count() or 1, _block_bytes(block_mb))
+    job = Job(spec, output, shared, num_threads, _block_bytes(block_mb))
     return engines.described(_graph(beam_options, _plan(csv, spec), job), beam_options)
 
 
@@ -264,7 +265,7 @@ def _start(spec: Spec, fingerprint: str | None, output: str, overwrite: bool) ->
     state = {
         "spec_digest": spec.digest,
         "input_fingerprint": fingerprint,
-        "versions": dataset_info.versions(),
+        "versions": versions(),
     }
     before = _json(files.read(files.join(output, PROGRESS_FOLDER, "job.json")) or b"")
     finished = {}

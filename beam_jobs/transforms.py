@@ -11,7 +11,7 @@ from apache_beam.pvalue import AsIter, AsList, AsSingleton
 from beam_jobs import image_records, image_shards, planning, shuffle, tables
 from beam_jobs.image_shards import Counts
 from beam_jobs.job import Job, Unit
-from beam_jobs.parallel import MapInThreads
+from beam_jobs.parallel import MapInThreads, StreamInThreads
 from beam_jobs.rows import Plan
 from beam_jobs.saved_transform import SavedTransform
 from beam_jobs.shuffle import Place, Spill
@@ -61,7 +61,7 @@ class Gather(beam.PTransform):
 
 
 def _in_threads(function: Callable[..., Iterable[Any]], job: Job, *sides: Any) -> beam.ParDo:
-    return beam.ParDo(MapInThreads(function, job.num_threads), *sides)
+    return beam.ParDo(MapInThreads(function, job.threads), *sides)
 
 
 @dataclasses.dataclass(eq=False)
@@ -225,7 +225,7 @@ class WriteRecords(beam.PTransform):
 
         Transformed columns cross the barrier, a fifth of what the Examples are.
         """
-        place = _in_threads(self._place, self.job, analysis, transform)
+        place = beam.ParDo(StreamInThreads(self._place, self.job.threads), analysis, transform)
         batches = units | "Transform" >> place.with_output_types(_Keyed)
         places = self.analysis | "Places" >> beam.FlatMap(_empty_places).with_output_types(_Keyed)
         return (
@@ -264,8 +264,8 @@ class PlanImages(beam.PTransform):
 
     def expand(self, units: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         """Rejected files are noted on the way."""
-        num_threads = min(_HEADER_THREADS, self.job.num_threads)
-        outcomes = units | "ReadHeaders" >> beam.ParDo(MapInThreads(self._plan, num_threads))
+        read = MapInThreads(self._plan, self.job.threads, most=_HEADER_THREADS)
+        outcomes = units | "ReadHeaders" >> beam.ParDo(read)
         plan = (
             outcomes
             | "Count" >> beam.Map(Counts.of)

@@ -8,12 +8,20 @@ the rest. This is that command: `script` writes it, since it may have no argumen
 """
 
 import argparse
+import contextlib
+import json
 import os
+import queue
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from beam_jobs import versions
+from beam_jobs.errors import SpecError
+
+VERSIONS_OPTION = "launcher_versions"
 _ANSWER_SECONDS = 60
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,7 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Beam's worker pool never reads what a worker prints: after 64 KiB it would stand still.
     sys.stdout.flush()
     os.dup2(2, 1)
-    os.environ.update(_environment(options))
+    environment = dict(_environment(options))
+    try:
+        _check_versions(environment)
+    except SpecError as error:
+        _refuse(environment, f"SpecError: {error}")
+        return
+    os.environ.update(environment)
     # In this process: a second start of Python would import Beam again, and options may be longer
     # than what can be handed over to one.
     from apache_beam.runners.worker import sdk_worker_main
@@ -116,6 +130,65 @@ def _environment(options: argparse.Namespace) -> Mapping[str, str]:
     if options.semi_persist_dir:
         found["SEMI_PERSISTENT_DIRECTORY"] = options.semi_persist_dir
     return found
+
+
+def _check_versions(environment: dict[str, str]) -> None:
+    """Compares with what the launcher says in Beam's options, from which it is taken."""
+    options = json.loads(environment["PIPELINE_OPTIONS"])
+    launcher = options.pop(f"beam:option:{VERSIONS_OPTION}:v1", None)
+    environment["PIPELINE_OPTIONS"] = json.dumps(options)
+    if launcher:  # A pipeline that is none of ours says nothing.
+        versions.check(json.loads(launcher))
+
+
+def _refuse(environment: Mapping[str, str], why: str) -> None:
+    """Answers whatever the runner wants of this worker with an error: a job fails with its words.
+
+    What a worker prints instead, some runners show nowhere.
+    """
+    import grpc
+    from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc, endpoints_pb2
+    from apache_beam.runners.worker.data_plane import GrpcClientDataChannelFactory
+    from google.protobuf import text_format
+
+    worker_id = environment["WORKER_ID"]
+    control = endpoints_pb2.ApiServiceDescriptor()
+    text_format.Parse(environment["CONTROL_API_SERVICE_DESCRIPTOR"], control)
+    data = GrpcClientDataChannelFactory(worker_id=worker_id)
+    answers: queue.SimpleQueue[beam_fn_api_pb2.InstructionResponse | None] = queue.SimpleQueue()
+    with grpc.insecure_channel(control.url, [("grpc.max_receive_message_length", -1)]) as channel:
+        service = beam_fn_api_pb2_grpc.BeamFnControlStub(channel)
+        wishes = service.Control(iter(answers.get, None), metadata=[("worker_id", worker_id)])
+        with contextlib.suppress(grpc.RpcError):  # The runner hangs up.
+            for wish in wishes:
+                # Flink waits for somebody to send data to before it looks at an answer.
+                for port in _data_ports(service, wish, worker_id):
+                    data.create_data_channel(port)
+                answer = beam_fn_api_pb2.InstructionResponse(instruction_id=wish.instruction_id)
+                answer.error = why
+                answers.put(answer)
+        answers.put(None)
+
+
+def _data_ports(service: Any, wish: Any, worker_id: str) -> Iterator[Any]:
+    """Yields where the data of a bundle comes from and goes to."""
+    from apache_beam.portability.api import beam_fn_api_pb2
+    from apache_beam.runners.worker import bundle_processor
+
+    if wish.WhichOneof("request") != "process_bundle":
+        return
+    descriptor = service.GetProcessBundleDescriptor(
+        beam_fn_api_pb2.GetProcessBundleDescriptorRequest(
+            process_bundle_descriptor_id=wish.process_bundle.process_bundle_descriptor_id
+        ),
+        metadata=[("worker_id", worker_id)],
+    )
+    for transform in descriptor.transforms.values():
+        if transform.spec.urn in (
+            bundle_processor.DATA_INPUT_URN,
+            bundle_processor.DATA_OUTPUT_URN,
+        ):
+            yield beam_fn_api_pb2.RemoteGrpcPort.FromString(transform.spec.payload)
 
 
 if __name__ == "__main__":

