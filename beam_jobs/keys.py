@@ -32,10 +32,15 @@ def row_keys(values: pa.RecordBatch, columns: Sequence[str] | None = None) -> pa
 
 def hashes(keys: pa.BinaryArray) -> np.ndarray:
     """Returns the md5 of each key as two big-endian halves: HASH_DTYPE (num_records,)."""
-    digests = sql.query("SELECT md5_number(key) FROM block", pa.table({"key": keys})).column(0)
+    found = sql.query("SELECT md5_number(key) FROM block", pa.table({"key": keys}))
+    return digests(found.column(0))
+
+
+def digests(numbers: pa.ChunkedArray) -> np.ndarray:
+    """Returns what DuckDB's md5_number found: HASH_DTYPE (num_records,)."""
     # A decimal128 of 16 bytes each, in the order of the digest.
     pieces = [
-        np.frombuffer(c.buffers()[1], HASH_DTYPE)[c.offset :][: len(c)] for c in digests.chunks
+        np.frombuffer(c.buffers()[1], HASH_DTYPE)[c.offset :][: len(c)] for c in numbers.chunks
     ]
     return np.concatenate(pieces) if pieces else np.empty(0, HASH_DTYPE)
 

@@ -84,8 +84,9 @@ def run(
     is_table = spec.source.format == "csv"
     csv = listing.list_files(spec.source) if is_table else []
     listed = units.of_files(csv) if is_table else None
-    # Elsewhere the workers list images, too: here only where there is something to compare with.
-    if not is_table and (engines.is_local(runner) or files.names(output)):
+    # Elsewhere the workers list images: here only where there is something to compare with.
+    is_compared = not overwrite and bool(files.names(output))
+    if not is_table and (engines.is_local(runner) or is_compared):
         listed = units.list_source(spec.source)
     fingerprint = str(listed.fingerprint) if listed else None
     done = _finished_dataset(spec, fingerprint, output, overwrite)
@@ -105,11 +106,12 @@ def run(
             num_threads,
             _block_bytes(block_mb),
         )
-        if listed:
+        if listed and (plan or shared):
             job.save_listing(listed)
         passes = 2 if plan is None else 3  # Headers and pixels; or scan, statistics and writing.
         if listed and engines.is_local(runner):
             stack.enter_context(progress.reported(passes * listed.size_bytes, show, seconds))
+        listed = None  # From here on it lies in the progress folder.
         graph = _graph(beam_options, plan, job)
         show_counts = None if engines.is_local(runner) else show
         if not engines.run(graph, beam_options, show_counts, seconds):

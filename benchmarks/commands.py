@@ -15,6 +15,27 @@ from benchmarks.measure import Command, Settings, Side
 _IMPORT = "import os; from headrace import console; console.import_run(); os._exit(0)"
 IMPORTS = Command((sys.executable, "-c", _IMPORT))
 
+# What `headrace run` does first, and nothing else.
+_PLAN = """
+import os, sys
+from beam_jobs.config import load_spec
+from beam_jobs.job import Job
+from beam_jobs.sources import units
+spec, output = load_spec(sys.argv[1]), sys.argv[2]
+os.makedirs(os.path.join(output, ".progress"))
+listed = units.list_source(spec.source)
+job = Job(spec, output, None, 1, 1)
+job.save_listing(listed)
+print(sum(listed.matched.values()), "files in", len(job.listed()), "lists", flush=True)
+os._exit(0)
+"""
+
+
+def plan(spec: Path, num_records: int) -> Command:
+    """Returns the planning of a spec's images."""
+    output = spec.with_name(f"{spec.stem}-plan")
+    return Command((sys.executable, "-c", _PLAN, str(spec), str(output)), num_records, output)
+
 
 def headrace(spec: Path, num_records: int, workers: int | None = None) -> Command:
     """Returns `headrace run` of a spec, with a thread a core unless `workers` says otherwise."""

@@ -16,6 +16,7 @@ The folder holds `adult/adult-train.csv` (no header), `photos/<id>_<class>.JPEG`
 An input that is in the work folder already is used again.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import itertools
@@ -34,6 +35,7 @@ COLUMNS = (
     "age workclass fnlwgt education education_num marital_status occupation relationship race sex "
     "capital_gain capital_loss hours_per_week native_country income"
 ).split()
+_LINKS_IN_A_FOLDER = 1_000
 UNIQUE_COLUMNS = ["row_hash", "amount"]
 
 TABLE_SPEC = """\
@@ -251,6 +253,37 @@ def _images(paths: Sequence[Path], classes: Sequence[str], folder: Path, num_ima
                 os.link(first, home / f"{path.stem}-{copy:03d}{path.suffix}")
 
     return Input(_once(folder, write), num_images)
+
+
+def links(work: Path, num_files: int) -> Input:
+    """Makes folders of 1,000 files, which are links to a few: an inode takes 65,000 of them."""
+
+    def write(target: Path) -> None:
+        target.mkdir()
+        folders = range(-(-num_files // _LINKS_IN_A_FOLDER))
+        with concurrent.futures.ProcessPoolExecutor() as processes:
+            counts = [min(_LINKS_IN_A_FOLDER, num_files - _LINKS_IN_A_FOLDER * f) for f in folders]
+            targets = itertools.repeat(target)
+            for _ in processes.map(_write_links, targets, folders, counts, chunksize=60):
+                pass
+
+    return Input(_once(work / f"links-{num_files}", write), num_files)
+
+
+def _write_links(target: Path, folder: int, count: int) -> None:
+    """Writes the first file of each 60th folder, and links to the rest.
+
+    Folders of one inode are worked on by one process, in order: `chunksize` sees to it.
+    """
+    first = target / f"n{folder - folder % 60:08d}" / "00000.JPEG"
+    home = target / f"n{folder:08d}"
+    home.mkdir()
+    for index in range(count):
+        path = home / f"{index:05d}.JPEG"
+        if path == first:
+            path.write_bytes(bytes(folder % 1_000))
+        else:
+            os.link(first, path)
 
 
 def images_spec(source: Input, size: int, store: str) -> Path:

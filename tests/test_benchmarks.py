@@ -15,6 +15,7 @@ from PIL import Image
 RECORDS = {
     ("csv", "no_repeats"): {"headrace": 400, "canonical_csv": 400},
     ("images", "cifar"): {"headrace": 16, "canonical_images": 16},
+    ("paths", "plan"): {"plan": 2_500},
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs import sql
+from beam_jobs import keys, sql
 from beam_jobs.config import Source
 from beam_jobs.sources import listing
 from beam_jobs.sources.listing import Branch, File, Found
@@ -42,7 +42,6 @@ SELECT md5_number(concat(size_bytes, ' ', modified, ' ', coalesce(split, ''), ' 
 FROM block
 """
 CHECKS = {"path": listing.check_paths, "key": listing.check_keys}
-_HALVES = np.dtype([("first", ">u8"), ("last", ">u8")])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +130,7 @@ def list_source(source: Source) -> Listing:
     check_matched([found.matched])
     for name in CHECKS:
         check_unique(name, [(found.hashes[name], lambda: b"".join(found.units))])
-    return found
+    return dataclasses.replace(found, hashes={})  # They are half of what is held.
 
 
 def check_matched(matched: Iterable[Mapping[str, int]]) -> None:
@@ -231,13 +230,7 @@ def _table(group: Sequence[Found]) -> pa.Table:
 def _hashed(table: pa.Table) -> tuple[Fingerprint, dict[str, np.ndarray]]:
     """Returns the fingerprint and the hashes of files, in DuckDB without the GIL."""
     found = sql.query(_HASHES, table)
-    said = np.concatenate(
-        # A decimal128 of 16 bytes each, in the order of the digest.
-        [
-            np.frombuffer(c.buffers()[1], _HALVES)[c.offset :][: len(c)]
-            for c in found.column("said").chunks
-        ]
-    )
+    said = keys.digests(found.column("said"))
     first, last = (int(said[half].astype(np.uint64).sum()) for half in ("first", "last"))
     return Fingerprint(first, last), {name: found.column(name).to_numpy() for name in CHECKS}
 
