@@ -14,6 +14,8 @@ from oracle.command import arguments
 
 from engines import started
 
+CANCELED = "headrace: interrupted, the job is canceled; run the same command again to go on.\n"
+
 
 def wait_for(condition, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
@@ -64,5 +66,26 @@ def test_ctrl_c_cancels_the_job_on_flink(tmp_path):
             assert states(master) == ["CANCELED"]
     except started.NotThereError as why:
         pytest.skip(str(why))
-    wanted = "headrace: interrupted, the job is canceled; run the same command again to go on.\n"
-    assert (status, said) == (130, wanted)
+    assert (status, said) == (130, CANCELED)
+
+
+def applications(folder: Path, kind: str) -> list[str]:
+    """What Spark's master says of the jobs that are "active", or "completed"."""
+    page = json.loads((folder / "spark" / "cluster.json").read_text())["page"]
+    with urllib.request.urlopen(f"http://localhost:{page}/json/", timeout=10) as answer:
+        return [job["state"] for job in json.load(answer)[f"{kind}apps"]]
+
+
+def test_ctrl_c_cancels_the_job_on_spark(tmp_path):
+    def is_at_work() -> bool:
+        logs = (tmp_path / "spark" / "work").glob("*/*/stderr")
+        return any("Running task" in log.read_text() for log in logs)
+
+    try:
+        with started.spark(tmp_path) as words:
+            status, said = interrupted(words, tmp_path, is_at_work)
+            wait_for(lambda: not applications(tmp_path, "active"), 20)
+            assert applications(tmp_path, "completed") == ["FINISHED"]  # As its driver has said.
+    except started.NotThereError as why:
+        pytest.skip(str(why))
+    assert (status, said) == (130, CANCELED)
