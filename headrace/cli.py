@@ -133,7 +133,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         help="local (the default), or a runner of Beam: flink, dataflow, spark, prism, ...",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that work (default: one a core)"
+        "--workers", type=int, metavar="N", help="threads of each worker (default: one a core)"
     )
     parser.add_argument(
         "--temp-dir", metavar="DIR", help="local disk for the shuffle (default: in the output)"
