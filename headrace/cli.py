@@ -133,7 +133,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         help="local (the default), or a runner of Beam: flink, dataflow, spark, prism, ...",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that work (default: one a core)"
+        "--workers", type=int, metavar="N", help="threads of each worker (default: one a core)"
     )
     for name, metavar in (("project", "ID"), ("region", "NAME"), ("temp-location", "gs://...")):
         parser.add_argument(f"--{name}", metavar=metavar, help="for Dataflow, as after --")

@@ -121,7 +121,18 @@ def spark(folder: Path) -> Iterator[Engine]:
             *("--runner", "spark", "--", f"--spark_master_url={url}"),
             f"--spark_job_server_jar={jar}",
         ]
-        yield Engine(words, str(folder / "out"))
+        yield Engine(words, str(folder / "out"), functools.partial(_spark_states, folder / "spark"))
+
+
+def _spark_states(folder: Path) -> list[str]:
+    """A job that has executors counts as running once one of them has a task."""
+    page = json.loads((folder / "cluster.json").read_text())["page"]
+    with urllib.request.urlopen(f"http://localhost:{page}/json/", timeout=10) as answer:
+        found = json.load(answer)
+    logs = (folder / "work").glob("*/*/stderr")
+    is_at_work = any("Running task" in log.read_text() for log in logs)
+    active = ["RUNNING" if is_at_work else "WAITING"] * len(found["activeapps"])
+    return active + [job["state"] for job in found["completedapps"]]
 
 
 def _flink_states(master: str) -> list[str]:
