@@ -65,7 +65,8 @@ def run(
       runner: "local", or a runner that Beam knows.
       beam_args: Flags for Beam, as they are.
       num_threads: Threads that a worker uses; None for one a core.
-      temp_dir: Local folder for the shuffle; None for the dataset folder, if that is local.
+      temp_dir: Local folder for the local runner's shuffle; None for the dataset folder, if that
+        is local.
       overwrite: Whether a dataset of another spec or input may be replaced.
       block_mb: Size of the blocks that tables are read in, in MB (10^6 bytes).
       show: Takes a line that says how far the job is.
@@ -81,6 +82,11 @@ def run(
     parallel.run_ops_in_one_thread()
     beam_options = _options(spec, output, runner, beam_args)
     _check_folder("--temp-dir", temp_dir or "")
+    if temp_dir and not engines.is_local(runner):
+        raise SpecError(
+            "--temp-dir: is the local runner's; workers elsewhere take the temporary folder of "
+            "their own machine. Leave it out."
+        )
     is_table = spec.source.format == "csv"
     csv = listing.list_files(spec.source) if is_table else []
     listed = units.of_files(csv) if is_table else None

@@ -178,3 +178,12 @@ def test_portable_runners(runner, flag, line, nobody, tmp_path):
     assert said.startswith(line.replace("NOBODY", nobody))
     assert said.endswith((" Correct the path.", " correct the address.", " Give HOST:PORT."))
     assert not Path(out).exists()
+
+
+def test_the_workers_have_their_own_temporary_folders(tmp_path):
+    words = ("--runner=FnApiRunner", f"--temp-dir={tmp_path}")
+    place = {"path": str(tmp_path / "a.csv"), "out": str(tmp_path / "out")}
+    assert complaint(tmp_path, dict(os.environ), *words, **place) == (
+        "--temp-dir: is the local runner's; workers elsewhere take the temporary folder of their "
+        "own machine. Leave it out."
+    )
