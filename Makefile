@@ -14,7 +14,7 @@ test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore=tests/engines
 
 test-engines: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q tests/engines
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/engines
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -7,6 +7,14 @@ LINES = pytest.StashKey[dict[str, str]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LINES] = {}
+    if hasattr(config, "workeroutput"):  # One of pytest-xdist's processes: it is sent in the end.
+        config.workeroutput["engines"] = config.stash[LINES]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error) -> None:
+    for engine, line in getattr(node, "workeroutput", {}).get("engines", {}).items():
+        _note(node.config.stash[LINES], engine, line)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
@@ -16,11 +24,12 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 @pytest.fixture
 def say(request):
-    """Notes what becomes of an engine; a difference stays, whatever comes after it."""
+    """Notes what becomes of an engine."""
     lines = request.config.stash[LINES]
+    return lambda engine, line: _note(lines, engine, line)
 
-    def note(engine: str, line: str) -> None:
-        if lines.get(engine) != "OTHER BYTES":
-            lines[engine] = line
 
-    return note
+def _note(lines: dict[str, str], engine: str, line: str) -> None:
+    """A difference stays, whatever comes after it."""
+    if lines.get(engine) != "OTHER BYTES":
+        lines[engine] = line

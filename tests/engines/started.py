@@ -37,11 +37,13 @@ class Engine:
       words: What sends a job of `headrace run` there.
       output: Where a job may write.
       states: Returns what became of its jobs, in its own words.
+      version: Its version.
     """
 
     words: list[str]
     output: str
     states: Callable[[], list[str]] = list
+    version: str = ""
 
     def spec(self, path: Path) -> Path:
         """Returns a spec of the same input, at a place that the workers reach."""
@@ -69,7 +71,8 @@ def prism(folder: Path) -> Iterator[Engine]:
         done = subprocess.run(["go", "install", PRISM], env=place, capture_output=True, text=True)
         if done.returncode:
             raise NotThereError(f"go install: {done.stderr.strip().splitlines()[-1]}")
-    yield Engine(["--runner", "prism", "--", f"--prism_location={path}"], str(folder / "out"))
+    words = ["--runner", "prism", "--", f"--prism_location={path}"]
+    yield Engine(words, str(folder / "out"), version=PRISM.rsplit("@v")[1])
 
 
 def cluster(engine: str, *words: object) -> subprocess.CompletedProcess:
@@ -109,7 +112,8 @@ def flink(folder: Path) -> Iterator[Engine]:
             *("--runner", "flink", "--", f"--flink_master={master}", "--parallelism=4"),
             f"--flink_job_server_jar={jar}",
         ]
-        yield Engine(words, str(folder / "out"), functools.partial(_flink_states, master))
+        states = functools.partial(_flink_states, master)
+        yield Engine(words, str(folder / "out"), states, version)
 
 
 @contextmanager
@@ -121,7 +125,8 @@ def spark(folder: Path) -> Iterator[Engine]:
             *("--runner", "spark", "--", f"--spark_master_url={url}"),
             f"--spark_job_server_jar={jar}",
         ]
-        yield Engine(words, str(folder / "out"), functools.partial(_spark_states, folder / "spark"))
+        states = functools.partial(_spark_states, folder / "spark")
+        yield Engine(words, str(folder / "out"), states, version)
 
 
 def _spark_states(folder: Path) -> list[str]:

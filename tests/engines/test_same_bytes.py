@@ -21,14 +21,14 @@ def test_an_engine_writes_the_same_bytes(engine, spec, runs, tmp_path, say):
         with started.ENGINES[engine](tmp_path) as there:
             options = ("--output", there.output, "--workers", "2", *there.words)
             done = headrace("run", there.spec(wanted.spec), *options)
-            made = there.fetched()
+            made, name = there.fetched(), f"{engine} {there.version}".strip()
     except started.NotThereError as why:
         say(engine, f"not run: {why}")
         pytest.skip(str(why))
     assert done.returncode == 0, done.stdout[-3000:]
     manifest = json.loads((made / "dataset_info.json").read_text())
     is_same = compare.bytes_of_shards(made, manifest) == shards
-    say(engine, "same bytes" if is_same else "OTHER BYTES")
+    say(name, "same bytes" if is_same else "OTHER BYTES")
     assert is_same
     for name in ("read", "rejected", "features", "label", "splits"):
         assert manifest[name] == wanted.manifest[name]
