@@ -1,6 +1,7 @@
 """From a spec to a finished dataset."""
 
 import contextlib
+import itertools
 import json
 import os
 import tempfile
@@ -15,6 +16,7 @@ from beam_jobs import (
     engines,
     files,
     image_records,
+    object_stores,
     parallel,
     pipeline,
     progress,
@@ -82,15 +84,19 @@ def run(
         raise SpecError("--output: must name a folder, but is empty. Give a folder.")
     for option, folder in (("--output", output), ("--temp-dir", temp_dir or "")):
         _check_folder(option, folder)
+    for path in (output, *itertools.chain(*spec.source.split_paths.values())):
+        object_stores.check(path)
     listed = listing.list_files(spec.source)
     fingerprint = listing.fingerprint(listed)
-    done = _finished_dataset(spec, fingerprint, output, overwrite)
+    with _reached(output):
+        done = _finished_dataset(spec, fingerprint, output, overwrite)
     if done is not None:
         return done
     plan = None if spec.source.format == "images" else _plan(listed, spec)
     if plan is None:
         image_records.check(spec)
-    finished = _start(spec, fingerprint, output, overwrite)
+    with _reached(output):
+        finished = _start(spec, fingerprint, output, overwrite)
     with contextlib.ExitStack() as stack:
         shared = None
         if engines.is_local(runner):
@@ -191,7 +197,22 @@ def _finished_dataset(
                 f"{output}: holds the dataset {info.get('name')!r}, made of another {what}. Give "
                 "another folder, or --overwrite to replace it."
             )
+    files.remove(files.join(output, PROGRESS_FOLDER))  # Of a launcher that ended just before.
     return info
+
+
+@contextlib.contextmanager
+def _reached(output: str) -> Iterator[None]:
+    """Says in a line what an object store has against our looking and writing there."""
+    try:
+        yield
+    except object_stores.ERRORS as error:
+        if files.is_local(output):
+            raise
+        raise SpecError(
+            f"--output: {output!r} cannot be used: {object_stores.fault(error)}. Correct the "
+            "bucket or its permissions, or give other credentials."
+        ) from error
 
 
 def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[str, Any]:
@@ -221,7 +242,8 @@ def _start(spec: Spec, fingerprint: str, output: str, overwrite: bool) -> dict[s
     files.remove(files.join(output, dataset_info.FILE))  # First: from here on it is no dataset.
     for name in names:
         is_shard = SHARD_PATTERN.fullmatch(name) is not None
-        if name in _OURS or (is_shard and name not in finished):
+        is_left = name.endswith(files.TEMPORARY) or (is_shard and name not in finished)
+        if name in _OURS or is_left:
             files.remove(files.join(output, name))
     # A finished shard is not decoded again: what it rejected then stays.
     kept = {result.rejected_name for result in finished.values()}

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from beam_jobs import object_stores
 from beam_jobs.config import Source
 from beam_jobs.errors import DataError, SpecError
 
@@ -91,8 +92,9 @@ def _match(path: str, split: str | None) -> list[File]:
         else:
             root = literal
             found = _files(posixpath.join(path, "**"))
-    except (BeamIOError, OSError, ValueError) as error:
-        raise SpecError(f"source.paths: {literal!r} cannot be listed: {error}.") from error
+    except (*object_stores.ERRORS, ValueError) as error:
+        what = object_stores.fault(error)
+        raise SpecError(f"source.paths: {literal!r} cannot be listed: {what}.") from error
     files = [_file(file, root, split) for file in found]
     return [file for file in files if not _is_hidden(file.relative)]
 
@@ -215,8 +217,9 @@ def read(path: str, size_bytes: int = -1) -> bytes:
             return _read_local(path, size_bytes)
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             return file.read(size_bytes) if size_bytes >= 0 else file.read()
-    except (OSError, BeamIOError) as error:
-        raise DataError(f"{path}: cannot be read: {error}. Mend or remove the file.") from error
+    except object_stores.ERRORS as error:
+        what = object_stores.fault(error)
+        raise DataError(f"{path}: cannot be read: {what}. Mend or remove the file.") from error
 
 
 def _read_local(path: str, size_bytes: int) -> bytes:
