@@ -6,10 +6,13 @@ completes no upload without a part, and an empty file has none. Where S3 gives n
 are no credentials, Beam tries again for ten minutes before it says so.
 """
 
+import concurrent.futures
 import copy
 import functools
+import re
 import threading
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from apache_beam.io.aws import s3io
 from apache_beam.io.aws.clients.s3 import boto3_client
@@ -18,14 +21,19 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.io.gcp import gcsio
 from apache_beam.io.gcp.gcsfilesystem import GCSFileSystem
-from google.api_core.exceptions import GoogleAPIError
+from apache_beam.options.pipeline_options import PipelineOptions
+from google.api_core.exceptions import GoogleAPIError, from_http_response
 from google.auth.exceptions import GoogleAuthError
+from google.cloud.storage.exceptions import InvalidResponse
 
 from beam_jobs.errors import SpecError
 
 # What any call to a file system may raise; Beam wraps the errors of its clients now and then.
-ERRORS = (OSError, S3ClientError, GoogleAPIError, GoogleAuthError)
+ERRORS = (OSError, S3ClientError, GoogleAPIError, GoogleAuthError, InvalidResponse)
 _MAX_FAULT_LENGTH = 300
+_OBJECT = re.compile(r"\w+://[^/]+/[^/].*", re.DOTALL)
+_READS_AT_ONCE = 8  # boto3 keeps ten connections open.
+_T = TypeVar("_T")
 _threads = threading.local()
 
 
@@ -39,15 +47,25 @@ def fault(error: BaseException) -> str:
     details = getattr(error, "exception_details", None)
     if isinstance(error, BeamIOError) and isinstance(details, dict) and details:
         return fault(next(iter(details.values())))
-    # An S3ClientError holds the status beside the message, other errors the message alone.
-    said = error.args[0] if isinstance(error, S3ClientError) and error.args else error
-    return " ".join(str(said).split())[:_MAX_FAULT_LENGTH].rstrip(".")
+    if isinstance(error, InvalidResponse):
+        return fault(from_http_response(error.response))
+    # Beside the message stands a status or the whole answer.
+    has_more = isinstance(error, (S3ClientError, GoogleAuthError)) and error.args
+    said = str(error.args[0] if has_more else error)
+    if isinstance(error, GoogleAuthError):
+        said = f"Google's credentials are missing or wrong: {said}"
+    return " ".join(said.split())[:_MAX_FAULT_LENGTH].rstrip(".")
 
 
 def check(path: str) -> None:
     """Raises a SpecError for what would keep Beam trying, or that it takes for an empty folder."""
+    if is_in(path) and not _OBJECT.fullmatch(path):
+        scheme = FileSystems.get_scheme(path)
+        raise SpecError(f"{path}: must name what is in a bucket, as {scheme}://bucket/folder does.")
     if FileSystems.get_scheme(path) != "s3":
         return
+    if FileSystems._pipeline_options is None:  # Of a command without a pipeline.
+        FileSystems.set_options(PipelineOptions([]))
     if boto3_client.boto3 is None:
         raise SpecError(f"{path}: s3:// needs boto3. Install headrace with its extra `s3`.")
     import botocore.exceptions
@@ -62,6 +80,19 @@ def check(path: str) -> None:
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         what = "Give credentials, region and address as boto3 takes them, or after --."
         raise SpecError(f"{path}: {fault(error)}. {what}") from error
+
+
+def read_each(read: Callable[[str], _T], paths: Sequence[str]) -> Iterator[_T]:
+    """Yields what is read of each path, in order: some at a time where each takes an answer."""
+    if not paths or not is_in(paths[0]):  # Of a disk, threads would only wait for the GIL.
+        return map(read, paths)
+    return _readers().map(read, paths)
+
+
+@functools.lru_cache
+def _readers() -> concurrent.futures.Executor:
+    """Returns the threads of this process that wait for object stores."""
+    return concurrent.futures.ThreadPoolExecutor(_READS_AT_ONCE)
 
 
 def abandon(file: Any) -> None:

@@ -153,6 +153,22 @@ class _Quiet(WSGIRequestHandler):
 Store = CloudStorage | S3
 
 
+def upload(store: Store, folder: Path, url: str) -> None:
+    """Writes the files below a folder as objects below a URL."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            store.write(f"{url}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def download(store: Store, bucket: str, folder: Path) -> Path:
+    """Writes the objects of a bucket as files below a folder."""
+    for name in store.names(bucket):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.read(f"{store.scheme}://{bucket}/{name}"))
+    return folder
+
+
 @contextlib.contextmanager
 def _cloud_storage(folder: Path) -> Iterator[CloudStorage]:
     with dataflow_service.start(folder) as cloud:
