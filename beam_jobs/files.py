@@ -5,11 +5,15 @@ import posixpath
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+from beam_jobs import object_stores
+
+TEMPORARY = ".tmp"  # How the name of a file ends that is not whole.
 
 
 def is_local(path: str) -> bool:
@@ -28,14 +32,60 @@ def make_folder(path: str) -> None:
         FileSystems.mkdirs(path)
 
 
+class NewFile:
+    """A file that appears whole when it is published, or not at all.
+
+    Until then it has another name; in an object store, which shows nothing before, it needs none.
+
+    Attributes:
+      file: To write to.
+    """
+
+    def __init__(self, path: str, folder: str | None = None):
+        """Opens it.
+
+        Args:
+          path: What it will be called.
+          folder: Where it lies until then; None for where it will be.
+        """
+        self._path = self._temporary = path
+        if not object_stores.is_in(path):
+            # Retried tasks write one file at the same time: every attempt has its own name.
+            name = f"{posixpath.basename(path)}.{uuid.uuid4().hex}{TEMPORARY}"
+            self._temporary = join(folder or posixpath.dirname(path), name)
+        self.file = FileSystems.create(
+            self._temporary, compression_type=CompressionTypes.UNCOMPRESSED
+        )
+
+    def publish(self) -> None:
+        """Puts the file into its place, onto what stands there."""
+        try:
+            self.file.close()
+            if self._temporary != self._path:
+                rename(self._temporary, self._path)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Removes what was written."""
+        with suppress(*object_stores.ERRORS):
+            object_stores.abandon(self.file)
+        if self._temporary != self._path:
+            with suppress(*object_stores.ERRORS):
+                remove_file(self._temporary)
+
+
 @contextmanager
 def created(path: str) -> Iterator[Any]:
-    """Opens a file to write, under another name, and moves it into place in the end."""
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp" if is_local(path) else path
-    with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        yield file
-    if temporary != path:  # An object store shows nothing before a file is closed.
-        rename(temporary, path)
+    """Opens a file to write that appears in the end, unless an error is raised before."""
+    new = NewFile(path)
+    try:
+        yield new.file
+    except BaseException:
+        new.discard()
+        raise
+    new.publish()
 
 
 def opened(path: str) -> Any:

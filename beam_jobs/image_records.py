@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs import filters, image_headers, images, keys, progress, splits
+from beam_jobs import filters, image_headers, images, keys, object_stores, progress, splits
 from beam_jobs.config import SPLITS, Spec
 from beam_jobs.image_headers import ImageHeader, TooLargeImage, UndecodableImage
 from beam_jobs.sources import listing
@@ -63,33 +63,33 @@ def label_of(relative: str, spec: Spec) -> str | None:
     return folders[position] if len(folders) > position else None
 
 
-def header_of(file: File) -> ImageHeader:
-    """Reads the header of a file, or as much more as it takes.
-
-    Raises:
-      UndecodableImage, TooLargeImage: As `read_header` does.
-    """
-    start = listing.read(file.path, _HEADER_BYTES)
-    if len(start) < _HEADER_BYTES or start.startswith(b"\xff\xd8"):
-        try:
-            return image_headers.read_header(start)
-        except UndecodableImage:
-            if len(start) < _HEADER_BYTES:
-                raise
-    return image_headers.read_header(listing.read(file.path))
+def _header(path: str) -> ImageHeader | UndecodableImage | TooLargeImage:
+    """Reads the header of a file, or as much more as it takes; returns what is wrong with it."""
+    try:
+        start = listing.read(path, _HEADER_BYTES)
+        if len(start) < _HEADER_BYTES or start.startswith(b"\xff\xd8"):
+            try:
+                return image_headers.read_header(start)
+            except UndecodableImage:
+                if len(start) < _HEADER_BYTES:
+                    raise
+        return image_headers.read_header(listing.read(path))
+    except (UndecodableImage, TooLargeImage) as error:
+        return error
 
 
 def plan(files: Sequence[File], spec: Spec) -> Outcome:
     """Applies every rule that needs no pixel, in the order that SPEC gives."""
     headers: dict[int, ImageHeader] = {}
     rejected: list[tuple[str, str, str]] = []
-    for position, file in enumerate(files):
-        try:
-            headers[position] = header_of(file)
-        except TooLargeImage as error:
-            rejected.append((file.path, "too_large_image", str(error)))
-        except UndecodableImage as error:
-            rejected.append((file.path, "undecodable_image", str(error)))
+    found = object_stores.read_each(_header, [file.path for file in files])
+    for position, (file, header) in enumerate(zip(files, found, strict=True)):
+        if isinstance(header, TooLargeImage):
+            rejected.append((file.path, "too_large_image", str(header)))
+        elif isinstance(header, UndecodableImage):
+            rejected.append((file.path, "undecodable_image", str(header)))
+        else:
+            headers[position] = header
     sound = [files[position] for position in headers]
     labels = pa.array([label_of(file.relative, spec) for file in sound], pa.string())
     table = pa.record_batch(

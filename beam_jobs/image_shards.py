@@ -13,7 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs import examples, files, image_statistics, keys, progress, shuffle, splits
+from beam_jobs import (
+    examples,
+    files,
+    image_statistics,
+    keys,
+    object_stores,
+    progress,
+    shuffle,
+    splits,
+)
 from beam_jobs.config import SPLITS, Image, Spec
 from beam_jobs.errors import DataError
 from beam_jobs.image_headers import UndecodableImage, read_header
@@ -171,10 +180,10 @@ def _decode(table: pa.Table, decoder: Decoder) -> _Decoded:
     """Reads and decodes files: `_COLUMNS`, (num_images,) each."""
     encoded, orientations, labels, paths = [], [], [], []
     rejected: list[tuple[str, str, str]] = []
-    columns = (table.column(name).to_pylist() for name in _COLUMNS)
-    for path, orientation, label, is_canonical in zip(*columns, strict=True):
+    columns = [table.column(name).to_pylist() for name in _COLUMNS]
+    read = object_stores.read_each(listing.read, columns[0])
+    for data, path, orientation, label, is_canonical in zip(read, *columns, strict=True):
         try:
-            data = listing.read(path)
             encoded.append(data if is_canonical else canonical(data, read_header(data)))
         except UndecodableImage as error:
             rejected.append((path, "undecodable_image", str(error)))

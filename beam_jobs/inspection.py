@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pydantic
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from PIL import Image
 
+from beam_jobs import object_stores
 from beam_jobs.errors import DataError, SpecError
 from beam_jobs.shards import ShardInfo, read_records
 
@@ -113,8 +114,14 @@ def read_manifest(directory: str) -> Manifest:
       SpecError: There is no finished dataset.
       DataError: The manifest is damaged, or of another format version.
     """
+    object_stores.check(directory)
     path = FileSystems.join(directory, MANIFEST)
-    if not FileSystems.exists(path):
+    try:
+        is_there = FileSystems.exists(path)
+    except object_stores.ERRORS as error:
+        what = object_stores.fault(error)
+        raise SpecError(f"{printable(path)}: cannot be read: {what}. Check your access.") from error
+    if not is_there:
         raise SpecError(
             f"{printable(directory)}: is no dataset: it holds no {MANIFEST}, which comes last. "
             "Name the --output of a `headrace run` that has finished."
@@ -127,8 +134,9 @@ def read_manifest(directory: str) -> Manifest:
             return Manifest.model_validate_json(text)
     except pydantic.ValidationError as error:
         raise DataError(f"{printable(path)}: {_first_error(error)}. {RUN_AGAIN}") from error
-    except (OSError, BeamIOError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{printable(path)}: is not readable: {error}. {RUN_AGAIN}") from error
+    except (*object_stores.ERRORS, ValueError, AttributeError, RecursionError) as error:
+        what = object_stores.fault(error)
+        raise DataError(f"{printable(path)}: is not readable: {what}. {RUN_AGAIN}") from error
     raise DataError(
         f"{printable(path)}: format_version must be {FORMAT_VERSION}, but is {version!r}. "
         "Read the dataset with the headrace that wrote it."

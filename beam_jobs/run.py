@@ -16,6 +16,7 @@ from beam_jobs import (
     engines,
     files,
     image_records,
+    object_stores,
     parallel,
     pipeline,
     preflight,
@@ -90,16 +91,19 @@ def run(
     is_table = spec.source.format == "csv"
     csv = listing.list_files(spec.source) if is_table else []
     listed = units.of_files(csv) if is_table else None
-    # Elsewhere the workers list images: here only where there is something to compare with.
-    is_compared = not overwrite and bool(files.names(output))
+    with _reached(output):
+        # Elsewhere the workers list images: here only where there is something to compare with.
+        is_compared = not overwrite and bool(files.names(output))
     if not is_table and (engines.is_local(runner) or is_compared):
         listed = units.list_source(spec.source)
     fingerprint = str(listed.fingerprint) if listed else None
-    done = _finished_dataset(spec, fingerprint, output, overwrite)
+    with _reached(output):
+        done = _finished_dataset(spec, fingerprint, output, overwrite)
     if done is not None:
         return done
     plan = _plan(csv, spec)
-    _start(spec, fingerprint, output, overwrite)
+    with _reached(output):
+        _start(spec, fingerprint, output, overwrite)
     with contextlib.ExitStack() as stack:
         shared = None
         if engines.is_local(runner):
@@ -161,6 +165,8 @@ def _options(spec: Spec, output: str, runner: str, beam_args: Sequence[str]) -> 
     _check_folder("--output", output)
     inputs = [path for paths in spec.source.split_paths.values() for path in paths]
     preflight.check(runner, beam_options, inputs, output)
+    for path in (output, *inputs):
+        object_stores.check(path)
     return beam_options
 
 
@@ -253,7 +259,22 @@ def _finished_dataset(
                 f"{output}: holds the dataset {info.get('name')!r}, made of another {what}. Give "
                 "another folder, or --overwrite to replace it."
             )
+    files.remove(files.join(output, PROGRESS_FOLDER))  # Of a launcher that ended just before.
     return info
+
+
+@contextlib.contextmanager
+def _reached(output: str) -> Iterator[None]:
+    """Says in a line what an object store has against our looking and writing there."""
+    try:
+        yield
+    except object_stores.ERRORS as error:
+        if files.is_local(output):
+            raise
+        raise SpecError(
+            f"--output: {output!r} cannot be used: {object_stores.fault(error)}. Correct the "
+            "bucket or its permissions, or give other credentials."
+        ) from error
 
 
 def _start(spec: Spec, fingerprint: str | None, output: str, overwrite: bool) -> None:
@@ -283,7 +304,8 @@ def _start(spec: Spec, fingerprint: str | None, output: str, overwrite: bool) ->
     files.remove(files.join(output, dataset_info.FILE))  # First: from here on it is no dataset.
     for name in names:
         is_shard = SHARD_PATTERN.fullmatch(name) is not None
-        if name in _OURS or (is_shard and name not in finished):
+        is_left = name.endswith(files.TEMPORARY) or (is_shard and name not in finished)
+        if name in _OURS or is_left:
             files.remove(files.join(output, name))
     # A finished shard is not decoded again: what it rejected then stays.
     kept = {result.rejected_name for result in finished.values()}

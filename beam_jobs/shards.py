@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import itertools
 import os
 import re
 import struct
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -24,10 +22,10 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs import files
+from beam_jobs import files, object_stores
 from beam_jobs.errors import DataError
 
 Compression = Literal["gzip", "none"]
@@ -230,7 +228,7 @@ def gzip_member(data: bytes | memoryview) -> bytes:
 
 
 class ShardWriter:
-    """Writes one shard under a temporary name and renames it into place when it is closed.
+    """Writes one shard, which appears in its place when it is closed.
 
     As a context manager it removes what it wrote unless `close` was called. One thread uses it.
     """
@@ -243,7 +241,7 @@ class ShardWriter:
         *,
         pool: concurrent.futures.Executor | None = None,
     ):
-        """Opens the temporary file.
+        """Opens the file.
 
         Args:
           directory: The dataset folder, on any file system that Beam knows.
@@ -253,19 +251,14 @@ class ShardWriter:
             must not run in the same pool, or they wait for themselves.
         """
         self._file = file
-        self._target = FileSystems.join(directory, file)
-        # Retried bundles write the same shard at the same time: every attempt has its own name.
-        temporary = f"{file}.{uuid.uuid4().hex}"
-        self._temporary = FileSystems.join(directory, PROGRESS_FOLDER, temporary)
         self._is_gzip = compression == "gzip"
         self._pool = pool
         self._pending = bytearray()  # The member that is filling up.
         self._members: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
         self._num_examples = self._bytes = self._crc_file = self._crc_uncompressed = 0
         self._is_open = True
-        self._output = FileSystems.create(
-            self._temporary, compression_type=CompressionTypes.UNCOMPRESSED
-        )
+        progress = files.join(directory, PROGRESS_FOLDER)
+        self._output = files.NewFile(files.join(directory, file), progress)
 
     def __enter__(self) -> ShardWriter:
         """Returns itself."""
@@ -298,9 +291,8 @@ class ShardWriter:
             if self._is_gzip and (self._pending or not self._bytes + len(self._members)):
                 self._end_member()
             self._drain(0)
-            _flush_to_disk(self._output)
-            self._output.close()
-            files.rename(self._temporary, self._target)
+            _flush_to_disk(self._output.file)
+            self._output.publish()
         except BaseException:
             self.abort()
             raise
@@ -315,10 +307,7 @@ class ShardWriter:
         self._is_open = False
         for member in self._members:
             member.cancel()
-        with contextlib.suppress(OSError, BeamIOError):  # What stays is in the progress folder.
-            self._output.close()
-        with contextlib.suppress(OSError, BeamIOError):
-            files.remove_file(self._temporary)
+        self._output.discard()
 
     def _fill_members(self, data: np.ndarray) -> None:
         """Ends the member that is filling up, makes members of whole pieces, and keeps the rest."""
@@ -349,7 +338,7 @@ class ShardWriter:
             self._put(self._members.popleft().result())
 
     def _put(self, data: bytes | np.ndarray) -> None:
-        self._output.write(data)
+        self._output.file.write(data)
         self._bytes += len(data)
         if self._is_gzip:
             self._crc_file = google_crc32c.extend(self._crc_file, data)
@@ -537,8 +526,9 @@ class ShardReader:
 def _open(path: str) -> Any:
     try:
         return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    except (OSError, BeamIOError) as error:
-        raise DataError(f"{path}: cannot be opened: {error}") from error
+    except object_stores.ERRORS as error:
+        what = object_stores.fault(error)
+        raise DataError(f"{path}: cannot be opened: {what}") from error
 
 
 def is_intact(directory: str, shard: ShardInfo) -> bool:

@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import logging
 import math
 import os
 import re
@@ -230,6 +231,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> int:
     from beam_jobs import inspection
 
+    logging.disable()  # As for a run: an object store's errors are explained in a line.
     for block in inspection.inspect(args.directory, args.split, args.n, args.output):
         print(block)
     return 0

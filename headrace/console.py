@@ -137,6 +137,7 @@ def _numbers(value: float | list[float]) -> str:
 
 def verify(directory: str, *, quiet: bool) -> list[str]:
     """Checks a dataset, prints what is wrong, and returns it."""
+    logging.disable()  # As for a run: an object store's errors are explained in a line.
     with startup.fast_imports(), _without_keras():
         startup.import_tensorflow()
         from beam_jobs.verify import verify as verify_dataset

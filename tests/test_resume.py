@@ -97,6 +97,19 @@ def run_until_it_fails(spec, out, **options):
     (out / "schema.pbtxt").rmdir()
 
 
+def test_what_a_launcher_left_that_was_killed_in_the_end_is_removed(tmp_path):
+    spec = start(tmp_path)
+    out = tmp_path / "out"
+    info = run(spec, str(out))
+    (out / ".progress").mkdir()
+    (out / ".progress" / "job.json").write_text("{}")
+    assert run(spec, str(out)) == info
+    assert not (out / ".progress").exists()
+    (out / "dataset_info.json.1.tmp").write_text("{")
+    assert run(spec, str(out), overwrite=True) == info
+    assert not list(out.glob("*.tmp"))
+
+
 def test_another_spec_starts_afresh(tmp_path):
     spec = start(tmp_path)
     out = tmp_path / "out"

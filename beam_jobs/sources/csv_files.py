@@ -16,7 +16,7 @@ import pyarrow.csv as pa_csv
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs import progress
+from beam_jobs import object_stores, progress
 from beam_jobs.config import Source
 from beam_jobs.errors import DataError, SpecError
 from beam_jobs.sources import quoting
@@ -140,10 +140,8 @@ def scan(file: File, source: Source, block_bytes: int) -> Unit | None:
         with open_text(file.path) as text:
             text.read(start)
             boundaries = [(start, line), *_cuts(text, file.path, source, start, line, block_bytes)]
-    except (OSError, EOFError) as error:
-        raise DataError(
-            f"{file.path}: cannot be read: {error}. Mend or remove the file."
-        ) from error
+    except (*object_stores.ERRORS, EOFError) as error:
+        raise _unreadable(file.path, error) from error
     pairs = zip(boundaries, boundaries[1:], strict=False)
     return Unit(file, columns, tuple(Block(a, b, line) for (a, line), (b, _) in pairs if b > a))
 
@@ -156,10 +154,8 @@ def read_columns(file: File, source: Source) -> tuple[str, ...]:
     """
     try:
         return _read_header(file.path, source)[0]
-    except (OSError, EOFError) as error:
-        raise DataError(
-            f"{file.path}: cannot be read: {error}. Mend or remove the file."
-        ) from error
+    except (*object_stores.ERRORS, EOFError) as error:
+        raise _unreadable(file.path, error) from error
 
 
 def units(scanned: Unit) -> list[Unit]:
@@ -300,8 +296,13 @@ def texts(unit: Unit) -> Iterator[tuple[Block, bytes]]:
                 if len(read) != block.end - block.start:
                     raise DataError(f"{path}: became shorter while it was read. Run again.")
                 yield block, read
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read: {error}. Mend or remove the file.") from error
+    except (*object_stores.ERRORS, EOFError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> DataError:
+    what = object_stores.fault(error)
+    return DataError(f"{path}: cannot be read: {what}. Mend or remove the file.")
 
 
 def parse(text: bytes, columns: Sequence[str], first_line: int, source: Source) -> Structure:

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow.fs
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from beam_jobs import object_stores
 from beam_jobs.config import Source
 from beam_jobs.errors import DataError, SpecError
 
@@ -200,8 +201,9 @@ def _told(said: str) -> Iterator[None]:
         yield
     except SpecError:
         raise
-    except (BeamIOError, OSError, ValueError) as error:
-        raise SpecError(f"source.paths: {said!r} cannot be listed: {error}.") from error
+    except (*object_stores.ERRORS, ValueError) as error:
+        what = object_stores.fault(error)
+        raise SpecError(f"source.paths: {said!r} cannot be listed: {what}.") from error
 
 
 def _unquoted(pattern: str) -> str:
@@ -393,8 +395,9 @@ def read(path: str, size_bytes: int = -1) -> bytes:
             return _read_local(path, size_bytes)
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             return file.read(size_bytes) if size_bytes >= 0 else file.read()
-    except (OSError, BeamIOError) as error:
-        raise DataError(f"{path}: cannot be read: {error}. Mend or remove the file.") from error
+    except object_stores.ERRORS as error:
+        what = object_stores.fault(error)
+        raise DataError(f"{path}: cannot be read: {what}. Mend or remove the file.") from error
 
 
 def _read_local(path: str, size_bytes: int) -> bytes:

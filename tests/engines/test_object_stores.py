@@ -1,0 +1,441 @@
+"""Input and output in an object store: the bytes of a local run, and never half a dataset."""
+
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from apache_beam.internal.gcp import auth
+from apache_beam.io.filesystems import FileSystems
+from oracle import compare
+from oracle.command import LIMIT_SECONDS, arguments, headrace
+
+from beam_jobs import engines, files
+from beam_jobs.config import load_spec
+from beam_jobs.errors import SpecError
+from beam_jobs.run import run
+from beam_jobs.shards import ShardWriter, frame_records
+from beam_jobs.verify import verify
+from engines import object_stores
+
+CLUSTER = ("--runner", "FnApiRunner")
+SMALL = """\
+name = "small"
+[source]
+format = "csv"
+paths = ["@URL@/table.csv"]
+header = true
+[split]
+fractions = { train = 0.6, validation = 0.2, test = 0.2 }
+[features]
+x = { dtype = "float32", transform = "scale_to_z_score" }
+[output]
+num_shards = @SHARDS@
+compression = "none"
+"""
+_bucket_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", params=object_stores.START)
+def server(request, tmp_path_factory):
+    with object_stores.START[request.param](tmp_path_factory.mktemp("store")) as started:
+        yield started
+
+
+@pytest.fixture
+def store(server, monkeypatch):
+    """The server of an object store, where this process and the commands it starts will look."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    # Beam keeps the first credentials that a process finds.
+    monkeypatch.setattr(auth._Credentials, "_credentials_init", False)
+    monkeypatch.setattr(FileSystems, "_pipeline_options", engines.options("local"))
+    yield server
+    server.read_only.clear()
+
+
+@pytest.fixture
+def bucket(store):
+    """A new bucket's name."""
+    name = f"bucket-{next(_bucket_numbers)}"
+    store.create_bucket(name)
+    return name
+
+
+@pytest.fixture
+def small(store, bucket, tmp_path):
+    """Uploads a small table; returns a function that makes a spec of it."""
+    rows = "".join(f"{value}\n" for value in range(500))
+    store.write(f"{store.scheme}://{bucket}/in/table.csv", f"x\n{rows}".encode())
+
+    def write(num_shards=2):
+        path = tmp_path / f"small-{num_shards}.toml"
+        text = SMALL.replace("@URL@", f"{store.scheme}://{bucket}/in")
+        path.write_text(text.replace("@SHARDS@", str(num_shards)))
+        return load_spec(str(path))
+
+    return write
+
+
+def output_bucket(store):
+    name = f"bucket-{next(_bucket_numbers)}"
+    store.create_bucket(name)
+    return name, f"{store.scheme}://{name}/out"
+
+
+def uploaded(run, store, folder):
+    """Uploads a local run's input; returns the spec that reads it there."""
+    name = f"bucket-{next(_bucket_numbers)}"
+    store.create_bucket(name)
+    root = run.case.root or run.case.files[0].parent
+    object_stores.upload(store, root, f"{store.scheme}://{name}/in")
+    spec = folder / f"{name}.toml"
+    spec.write_text(run.case.text.replace(str(root), f"{store.scheme}://{name}/in"))
+    return spec
+
+
+def names_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.runs("adult-made", "cifar10-made", "photos-made")  # A table; uint8; float32.
+@pytest.mark.parametrize("name", ["adult-made", "cifar10-made", "photos-made"])
+def test_a_store_holds_the_bytes_of_a_local_run(name, runs, store, tmp_path, say):
+    wanted = runs[name]
+    spec = uploaded(wanted, store, tmp_path)
+    shards = compare.bytes_of_shards(wanted.folder, wanted.manifest)
+    assert sum(num_examples > 0 for num_examples, *_ in shards.values()) > 3
+    outputs = {(): output_bucket(store), CLUSTER: output_bucket(store)}
+
+    def made(words):
+        given = [*wanted.case.arguments(), *words]
+        return headrace("run", spec, "--output", outputs[words][1], "--quiet", *given)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for words, done in zip(outputs, pool.map(made, outputs), strict=True):
+            assert (done.returncode, done.stdout) == (0, ""), words
+    for words, (bucket, _) in outputs.items():
+        made = object_stores.download(store, bucket, tmp_path / bucket) / "out"
+        manifest = json.loads((made / "dataset_info.json").read_text())
+        is_same = compare.bytes_of_shards(made, manifest) == shards
+        say(f"{store.scheme}://", "same bytes" if is_same else "OTHER BYTES")
+        assert is_same, words
+        for key in ("read", "rejected", "features", "label", "splits"):
+            assert manifest[key] == wanted.manifest[key], words
+        assert names_in(made) == names_in(wanted.folder), words
+        for file in ("schema.pbtxt", "statistics.pb"):
+            assert (made / file).read_bytes() == (wanted.folder / file).read_bytes()
+        everything = b"".join(path.read_bytes() for path in made.rglob("*") if path.is_file())
+        assert store.secret.encode() not in everything
+
+
+@contextlib.contextmanager
+def watched(store, bucket):
+    """Yields a list that grows by every other set of names that is seen in a bucket."""
+    seen, stop = [], threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            names = set(store.names(bucket))
+            if not seen or names != seen[-1]:
+                seen.append(names)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        watching = pool.submit(watch)
+        try:
+            yield seen
+        finally:
+            stop.set()
+        watching.result()
+
+
+def test_a_manifest_is_there_only_with_all_that_it_lists(store, small):
+    bucket, url = output_bucket(store)
+    complete = []
+    with watched(store, bucket) as seen:
+        for num_shards, runner in ((3, "local"), (5, "FnApiRunner"), (2, "local")):
+            run(small(num_shards), url, runner=runner, overwrite=True)
+            complete.append(set(store.names(bucket)))
+    shards = [sum(name.endswith(".tfrecord") for name in names) for names in complete]
+    assert shards == [9, 15, 6]
+    num_partial = 0
+    for names in seen:
+        dataset = {name for name in names if ".progress" not in name}
+        if "out/dataset_info.json" in names:
+            assert dataset in complete
+        else:
+            num_partial += any(name.endswith(".tfrecord") for name in names)
+    assert num_partial > 10  # It was looked at often enough.
+    written = store.written(bucket)
+    assert max(written.values()) == written["out/dataset_info.json"]
+
+
+@pytest.mark.runs("adult-big")
+def test_a_killed_run_goes_on(runs, store, tmp_path):
+    undisturbed = runs["adult-big"]
+    wanted = compare.bytes_of_shards(undisturbed.folder, undisturbed.manifest)
+    spec = uploaded(undisturbed, store, tmp_path)
+    bucket, url = output_bucket(store)
+    words = ["run", spec, "--output", url, "--quiet", *undisturbed.case.arguments()]
+
+    def noted():
+        names = [name for name in store.names(bucket) if ".tfrecord" in name]
+        notes = [name for name in names if name.endswith(".json")]
+        return {"out/" + name.split("/")[-1].removesuffix(".json") for name in notes}
+
+    until = time.monotonic() + LIMIT_SECONDS
+    process = subprocess.Popen(**arguments(*words), start_new_session=True)
+    while len(noted()) < 3 and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.001)
+    assert process.returncode is None
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept, before = noted(), store.written(bucket)
+    assert 3 <= len(kept) < 12 and "out/dataset_info.json" not in before
+    done = headrace(*words)
+    assert (done.returncode, done.stdout) == (0, "")
+    after = store.written(bucket)
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert not any(".progress" in name for name in after)
+    made = object_stores.download(store, bucket, tmp_path / bucket) / "out"
+    manifest = json.loads((made / "dataset_info.json").read_text())
+    assert compare.bytes_of_shards(made, manifest) == wanted
+    assert names_in(made) == names_in(undisturbed.folder)
+
+
+def test_a_finished_dataset_stays_until_it_is_to_be_replaced(store, small, tmp_path):
+    bucket, url = output_bucket(store)
+    info = run(small(2), url)
+    written = store.written(bucket)
+    store.write(f"{url}/.progress/job.json", b"{}")  # As of a launcher that was killed here.
+    assert run(small(2), url) == info
+    assert store.written(bucket) == written
+    with pytest.raises(SpecError, match=f"{url}: holds the dataset 'small', made of another spec"):
+        run(small(3), url)
+    assert store.written(bucket) == written
+    again = run(small(3), url, overwrite=True)
+    names = store.names(bucket)
+    assert sum(".tfrecord" in name for name in names) == 9
+    assert len(again["splits"]["train"]["shards"]) == 3 and verify(url) == []
+
+
+def test_what_a_store_holds_can_be_verified_and_shown(store, small, tmp_path):
+    _, url = output_bucket(store)
+    run(small(2), url)
+    sound = headrace("verify", url)
+    assert (sound.returncode, sound.stdout) == (0, f"{url}: sound: 500 examples, 0.0 MB\n")
+    shown = headrace("inspect", url, "-n", "1", "--output", tmp_path / "images")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("train record 0 (train-00000-of-00002.tfrecord, record 0)")
+    shard = f"{url}/train-00001-of-00002.tfrecord"
+    data = bytearray(store.read(shard))
+    data[100] ^= 1
+    store.write(shard, bytes(data))
+    (problem,) = verify(url)
+    assert problem.startswith("train-00001-of-00002.tfrecord: crc32c is ")
+
+
+# Without boto3, as where the extra is not installed.
+WITHOUT_BOTO3 = """\
+import sys
+sys.modules["boto3"] = None
+from headrace.cli import command
+command()
+"""
+
+
+def refused(store, small, tmp_path, case):
+    """The words of a call that cannot work, what the answer must hold, and other variables."""
+    bucket, url = output_bucket(store)
+    scheme = store.scheme
+    small(2)
+    elsewhere, spec = f"{scheme}://no-such-bucket/out", tmp_path / "small-2.toml"
+    if case == "an input bucket that is not there":
+        text = spec.read_text().replace(f"{scheme}://bucket", f"{scheme}://no-bucket")
+        spec.with_name("nowhere.toml").write_text(text)
+        return ["run", spec.with_name("nowhere.toml"), "--output", url], "no-bucket", {}
+    if case == "an output bucket that is not there":
+        return ["run", spec, "--output", elsewhere], elsewhere, {}
+    if case == "an output bucket that cannot be written":
+        store.read_only.add(bucket)
+        return ["run", spec, "--output", url], f"--output: '{url}' cannot be used: ", {}
+    if case == "no folder for the shuffle":
+        words = ["--temp-dir", "/no/such/folder"]
+        return ["run", spec, "--output", url, *words], "/no/such/folder: No such file", {}
+    if case == "an output that is a bucket":
+        words = ["run", spec, "--output", f"{scheme}://{bucket}/"]
+        return words, f"{scheme}://{bucket}/: must name what is in a bucket", {}
+    nobody = {"AWS_ACCESS_KEY_ID": "AKIAOTHER"}
+    if scheme == "gs":  # An account that nobody gives a token for.
+        account = json.loads(Path(os.environ["GOOGLE_APPLICATION_CREDENTIALS"]).read_text())
+        account["token_uri"] = account["token_uri"].replace("/token", "/nothing")
+        (tmp_path / "key.json").write_text(json.dumps(account))
+        nobody = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")}
+    if case == "wrong credentials":
+        return ["run", spec, "--output", url], REFUSALS[scheme], nobody
+    return ["verify", url], REFUSALS[scheme], nobody
+
+
+REFUSALS = {"gs": "Google's credentials are missing or wrong: ", "s3": "403"}
+REFUSED = [
+    "an input bucket that is not there",
+    "an output bucket that is not there",
+    "an output bucket that cannot be written",
+    "no folder for the shuffle",
+    "an output that is a bucket",
+    "wrong credentials",
+    "verify with wrong credentials",
+]
+
+
+def answer(words, variables):
+    """Returns the exit status and what is printed."""
+    call = arguments(*words)
+    call["env"] |= variables
+    done = subprocess.run(**call, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_what_a_store_refuses_is_said_in_a_line_before_any_work(store, small, tmp_path):
+    calls = {case: refused(store, small, tmp_path, case) for case in REFUSED}
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asked = {
+            case: pool.submit(answer, words, variables)
+            for case, (words, _, variables) in calls.items()
+        }
+    for case, (_, wanted, _) in calls.items():
+        status, said = asked[case].result()
+        assert status == 2 and wanted in said, (case, said)
+        assert said.startswith("headrace: ") and said.count("\n") == 1, (case, said)
+        assert store.secret not in said
+
+
+@pytest.fixture
+def s3(tmp_path):
+    with object_stores.S3() as server:
+        yield server
+
+
+def test_s3_without_boto3_credentials_or_an_answer(s3, tmp_path):
+    spec = tmp_path / "small.toml"
+    spec.write_text(SMALL.replace("@URL@", "s3://there/in").replace("@SHARDS@", "1"))
+    s3.create_bucket("there")
+    s3.write("s3://there/in/table.csv", b"x\n" + b"".join(b"%d\n" % i for i in range(100)))
+    run = ["run", spec, "--output", "s3://there/out", "--quiet"]
+    nobody = {**s3.environment, "HOME": str(tmp_path), "AWS_ACCESS_KEY_ID": ""}
+    silent = {
+        **s3.environment,
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    said = {
+        "Unable to locate credentials": answer(run, nobody),
+        "Could not connect to the endpoint": answer(run, silent),
+        "Could not connect to the endpoint URL": answer(["verify", "s3://there/out"], silent),
+    }
+    for wanted, (status, text) in said.items():
+        assert status == 2 and wanted in text and text.count("\n") == 1, text
+    call = arguments(*run)
+    call["args"][1:3] = ["-c", WITHOUT_BOTO3]
+    done = subprocess.run(**call, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "headrace: s3://there/out: s3:// needs boto3. Install headrace with its extra `s3`.\n"
+    )
+
+
+def test_s3_takes_beams_flags_and_never_shows_the_secret(s3, tmp_path):
+    spec = tmp_path / "small.toml"
+    spec.write_text(SMALL.replace("@URL@", "s3://flags/in").replace("@SHARDS@", "1"))
+    s3.create_bucket("flags")
+    s3.write("s3://flags/in/table.csv", b"x\n" + b"".join(b"%d\n" % i for i in range(100)))
+    flags = [
+        *("--", f"--s3_endpoint_url={s3.url}", f"--s3_access_key_id={s3.key}"),
+        *(f"--s3_secret_access_key={s3.secret}", "--s3_region_name=us-east-1"),
+    ]
+    nothing = {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    run = ["run", spec, "--output", "s3://flags/out", *flags]
+    status, said = answer(run, nothing)
+    assert status == 0, said
+    s3.read_only.add("flags")
+    refused_status, refused = answer([*run[:4], "--overwrite", *flags], nothing)
+    assert refused_status == 2 and "Access Denied" in refused
+    unknown_status, unknown = answer([*run, "--s3_secret_key=1"], nothing)
+    assert unknown_status == 2 and "--s3_secret_key: " in unknown
+    manifest = s3.read("s3://flags/out/dataset_info.json").decode()
+    for text in (said, refused, unknown, manifest):
+        assert s3.secret not in text
+
+
+def test_a_block_is_a_range_of_an_object(s3, tmp_path):
+    lines = [b"%d\n" % number for number in range(100_000, 190_000)]
+    s3.create_bucket("ranges")
+    s3.write("s3://ranges/in/table.csv", b"x\n" + b"".join(lines))
+    spec = tmp_path / "small.toml"
+    spec.write_text(SMALL.replace("@URL@", "s3://ranges/in").replace("@SHARDS@", "1"))
+    run = ["run", spec, "--output", "s3://ranges/out", "--quiet", "--block-mb", "0.1"]
+    assert answer(run, s3.environment) == (0, "")
+    starts = [
+        int(asked.removeprefix("bytes=").split("-")[0])
+        for method, path, asked in s3.requests
+        if method == "GET" and path.endswith("table.csv")
+    ]
+    blocks = sorted(set(starts) - {0})
+    assert len(blocks) == 7  # 630,002 bytes, in pieces of up to 100,000.
+    assert sorted(starts) == [0, 0, 0, *sorted(blocks * 2)]  # At 0, the header twice and the scan.
+
+
+PIECE = np.random.default_rng(0).bytes(1 << 20)
+NUM_PIECES = 18  # S3 gets parts of 5 MiB on the way, Cloud Storage of 16.
+
+
+def test_a_file_that_is_given_up_never_appears(store, bucket):
+    url = f"{store.scheme}://{bucket}/file"
+    store.write(url, b"before")
+    written = store.written(bucket)
+    for num_pieces in (0, 1, NUM_PIECES):
+        with pytest.raises(KeyError), files.created(url) as file:
+            for _ in range(num_pieces):
+                file.write(PIECE)
+            raise KeyError
+        del file
+    with ShardWriter(
+        f"{store.scheme}://{bucket}", "train-00000-of-00001.tfrecord", "none"
+    ) as shard:
+        for _ in range(NUM_PIECES):
+            shard.write(frame_records(pa.array([PIECE], pa.large_binary())), 1)
+    del shard
+    assert store.written(bucket) == written and store.read(url) == b"before"
+    if store.scheme == "s3":
+        assert store.unfinished_uploads(bucket) == []
+
+
+def test_a_file_that_is_refused_half_way_never_appears(store, bucket):
+    url = f"{store.scheme}://{bucket}/file"
+    with pytest.raises(Exception, match=r"40\d|denied|does not have"), files.created(url) as file:
+        for number in range(2 * NUM_PIECES):
+            if number == NUM_PIECES:
+                assert store.scheme == "gs" or store.unfinished_uploads(bucket) == ["file"]
+                store.read_only.add(bucket)
+            file.write(PIECE)
+    store.read_only.clear()
+    del file
+    assert store.names(bucket) == []
+
+
+@pytest.mark.parametrize("size", [0, 1, NUM_PIECES << 20])
+def test_a_file_appears_whole(size, store, bucket):
+    data = (PIECE * NUM_PIECES)[:size]
+    files.write(f"{store.scheme}://{bucket}/folder/file", data)
+    assert store.names(bucket) == ["folder/file"]
+    assert store.read(f"{store.scheme}://{bucket}/folder/file") == data
+    assert files.read(f"{store.scheme}://{bucket}/folder/file") == data
