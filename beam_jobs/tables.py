@@ -178,8 +178,9 @@ def apply_transform_fn(
     """
     encoded = {name: _distinct(raw.column(name)) for name in raw.schema.names}
     num_rows = 1 + max(len(values) for values, _ in encoded.values())  # One more: missing.
+    sparse = preprocessing.sparse_columns(spec)
     inputs = {
-        name: _tensor(values, num_rows, preprocessing.is_sparse(name, spec))
+        name: _tensor(values, num_rows, name in sparse)
         for name, (values, _) in encoded.items()
     }
     outputs = transform.load().transform_fn(inputs)
