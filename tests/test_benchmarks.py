@@ -15,6 +15,10 @@ from PIL import Image
 RECORDS = {
     ("csv", "no_repeats"): {"headrace": 400, "canonical_csv": 400},
     ("images", "cifar"): {"headrace": 16, "canonical_images": 16},
+    ("columns", "numbers"): {
+        **{"4 columns": 100, "8 columns": 100, "16 columns": 100},
+        **{"graph of 4": 0, "graph of 8": 0, "graph of 16": 0},
+    },
 }
 
 
@@ -143,3 +147,10 @@ def test_the_plot_shows_what_was_measured_last(tmp_path):
     with Image.open(picture) as image:
         assert image.format == "PNG"
         assert len(image.convert("L").getcolors()) > 10
+
+
+def test_the_graph_grows_with_the_columns_and_by_little(base, done):
+    entry = json.loads((base / "columns.jsonl").read_text())
+    sizes = [entry["figures"][f"graph of {columns}, kB"] for columns in (4, 8, 16)]
+    assert sizes == sorted(sizes)
+    assert 10 < sizes[0] < sizes[-1] < sizes[0] + 10
