@@ -15,6 +15,7 @@ from PIL import Image
 RECORDS = {
     ("csv", "no_repeats"): {"headrace": 400, "canonical_csv": 400},
     ("images", "cifar"): {"headrace": 16, "canonical_images": 16},
+    ("rates", "clicks"): {"1,000": 1_000, "4,000": 4_000},
     ("columns", "numbers"): {
         **{"4 columns": 100, "8 columns": 100, "16 columns": 100},
         **{"graph of 4": 0, "graph of 8": 0, "graph of 16": 0},
@@ -154,3 +155,9 @@ def test_the_graph_grows_with_the_columns_and_by_little(base, done):
     sizes = [entry["figures"][f"graph of {columns}, kB"] for columns in (4, 8, 16)]
     assert sizes == sorted(sizes)
     assert 10 < sizes[0] < sizes[-1] < sizes[0] + 10
+
+
+def test_the_document_on_scale_holds_the_table_that_is_computed():
+    printed = _python("-m", "benchmarks.scale")
+    assert printed.returncode == 0
+    assert printed.stdout in (ROOT / "docs" / "scale.md").read_text()
