@@ -267,11 +267,10 @@ def _by_place(
         if not hashed.size:
             continue
         here = batch.filter(pa.array(is_here))
-        shards = keys.shard_indices(hashed, count)
-        for shard in np.unique(shards).tolist():
+        for shard, part in shuffle.groups(here, keys.shard_indices(hashed, count)):
             place = Place(split, shard)
             if job.shard_name(place, count) not in job.finished:
-                yield place, here.filter(pa.array(shards == shard))
+                yield place, part
 
 
 def write_gathered(
