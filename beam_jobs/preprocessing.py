@@ -21,11 +21,9 @@ _FINGERPRINTS = 2**62
 
 
 def sparse_columns(spec: Spec) -> set[str]:
-    """Returns the raw columns that may be missing in transform_fn: no feature rejects the record."""
-    features = spec.columns.values()
-    return {str(f.column) for f in features} - {
-        str(f.column) for f in features if f.missing == "reject"
-    }
+    """Returns the raw columns that may be missing in transform_fn: no feature of them rejects."""
+    required = {f.column for f in spec.columns.values() if f.missing == "reject"}
+    return {str(f.column) for f in spec.columns.values() if f.column not in required}
 
 
 def feature_spec(spec: Spec) -> dict[str, Any]:
