@@ -20,18 +20,18 @@ Inputs = Mapping[str, Any]
 _FINGERPRINTS = 2**62
 
 
-def is_sparse(column: str, spec: Spec) -> bool:
-    """Whether a raw column may be missing in transform_fn: no feature of it rejects the record."""
-    return all(f.missing != "reject" for f in spec.columns.values() if f.column == column)
+def sparse_columns(spec: Spec) -> set[str]:
+    """Returns the raw columns that may be missing in transform_fn: no feature of them rejects."""
+    required = {f.column for f in spec.columns.values() if f.missing == "reject"}
+    return {str(f.column) for f in spec.columns.values() if f.column not in required}
 
 
 def feature_spec(spec: Spec) -> dict[str, Any]:
     """Returns the TF feature spec of the raw columns that transform_fn takes."""
     dtypes = {str(f.column): tf.as_dtype(f.dtype) for f in spec.columns.values()}
+    sparse = sparse_columns(spec)
     return {
-        column: tf.io.VarLenFeature(dtype)
-        if is_sparse(column, spec)
-        else tf.io.FixedLenFeature([], dtype)
+        column: tf.io.VarLenFeature(dtype) if column in sparse else tf.io.FixedLenFeature([], dtype)
         for column, dtype in dtypes.items()
     }
 
@@ -165,9 +165,8 @@ def preprocessing_fn(
     def preprocess(inputs: Inputs) -> dict[str, tf.Tensor]:
         known = _known(inputs, statistics, groups)
         outputs: dict[str, tf.Tensor] = {}
-        for name, feature in spec.columns.items():
-            given = inputs[str(feature.column)]
-            outputs |= _transform(name, feature, given, known.get(name, {}))
+        for features in _alike(spec):
+            outputs |= _transform(features, inputs, known)
         return outputs
 
     return preprocess
@@ -198,18 +197,43 @@ def _any_values(inputs: Inputs) -> tf.Tensor:
     return first.values if isinstance(first, tf.SparseTensor) else first
 
 
+def _alike(spec: Spec) -> list[dict[str, Column]]:
+    """Returns the features, together those that the same ops can transform."""
+    kinds: dict[Any, dict[str, Column]] = {}
+    sparse = sparse_columns(spec)
+    for name, feature in spec.columns.items():
+        is_alone = feature.dtype == "string" or feature.last_step == "bucketize"
+        kind = feature.dtype, feature.transforms, str(feature.column) in sparse
+        kinds.setdefault(name if is_alone else kind, {})[name] = feature
+    return list(kinds.values())
+
+
 def _transform(
-    name: str, feature: Column, given: Any, known: Mapping[str, tf.Tensor]
+    features: Mapping[str, Column], inputs: Inputs, known: Mapping[str, Mapping[str, tf.Tensor]]
 ) -> dict[str, tf.Tensor]:
-    """Returns the output of a feature and, if asked for, its indicator, each (batch_size,)."""
-    values, is_missing = _filled(feature, given, known)
-    outputs = {name: _text(feature, values, known)}
-    if feature.dtype != "string":
-        outputs = {name: _number(feature, values, known)}
-    if feature.indicator:
-        absent = tf.zeros_like(values, tf.int64) if is_missing is None else is_missing
-        outputs[f"{name}_missing"] = tf.cast(absent, tf.int64)
-    return outputs
+    """Returns the outputs of features that are alike and, if asked for, their indicators.
+
+    Each is (batch_size,). Numbers become rows of one tensor, for TFT traces a graph seven times and
+    takes 0.3 ms for an op.
+    """
+    outputs: dict[str, tf.Tensor] = {}
+    for name, feature in features.items():
+        given = inputs[str(feature.column)]
+        outputs[name], is_missing = _filled(feature, given, known.get(name, {}))
+        if feature.indicator:
+            absent = tf.zeros_like(outputs[name], tf.int64) if is_missing is None else is_missing
+            outputs[f"{name}_missing"] = tf.cast(absent, tf.int64)
+    if feature.dtype == "string":
+        return outputs | {name: _text(feature, outputs[name], known.get(name, {}))}
+    if len(features) == 1:
+        return outputs | {name: _number(feature, outputs[name], known.get(name, {}))}
+    rows = {
+        key: tf.expand_dims(tf.stack([known[other][key] for other in features]), 1)
+        for key in known.get(name, {})
+        if key != "fill"
+    }
+    numbers = _number(feature, tf.stack([outputs[other] for other in features]), rows)
+    return outputs | dict(zip(features, tf.unstack(numbers, len(features)), strict=True))
 
 
 def _filled(
@@ -217,13 +241,12 @@ def _filled(
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns the values with missing ones filled in, and where these are: both (batch_size,).
 
-    Numbers come out as float64, or as int64 where they stay whole. None where nothing is missing.
+    What fills a gap may be no float32, so those come out as float64. None where nothing is missing.
     """
-    stays = feature.dtype == "string" or _is_exact_int(feature)
-    values = given.values if isinstance(given, tf.SparseTensor) else given
-    values = values if stays else tf.cast(values, tf.float64)
     if not isinstance(given, tf.SparseTensor):
-        return values, None
+        return given, None
+    stays = feature.dtype == "string" or _is_exact_int(feature)
+    values = given.values if stays else tf.cast(given.values, tf.float64)
     rows, num_rows = given.indices[:, :1], given.dense_shape[:1]
     fill = tf.fill(num_rows, _fill(feature, values.dtype, known))
     is_missing = tf.tensor_scatter_nd_update(
@@ -265,7 +288,8 @@ def _lookup(values: tf.Tensor, known: Mapping[str, tf.Tensor], num_oov_buckets: 
 
 def _number(feature: Column, values: tf.Tensor, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Applies the chain in float64 and rounds to float32 once, last."""
-    values = stateless.apply(values, feature.stateless_steps)
+    if not _is_exact_int(feature):
+        values = stateless.apply(tf.cast(values, tf.float64), feature.stateless_steps)
     match feature.last_step:
         case None if not feature.transforms:
             return values if feature.dtype == "int64" else tf.cast(values, tf.float32)

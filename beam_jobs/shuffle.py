@@ -55,7 +55,7 @@ class Spill:
           batch: With the columns of `keys.with_hashes`.
           buckets: int64 (num_records,).
         """
-        for bucket, part in _groups(batch, buckets):
+        for bucket, part in groups(batch, buckets):
             path = self.path(place, bucket)
             with _LOCKS[hash(path) % len(_LOCKS)], pa.OSFile(path, "ab") as file:
                 with pa.ipc.new_stream(file, part.schema) as stream:
@@ -101,13 +101,14 @@ def unpacked(data: bytes) -> pa.RecordBatch:
     return pa.ipc.open_stream(data).read_next_batch()
 
 
-def _groups(batch: pa.RecordBatch, group: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yields the records of each group, compact: a slice would carry the whole batch along."""
+def groups(batch: pa.RecordBatch, group: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yields the records of each group: slices, which IPC writes compact, but pickle does not."""
     order = np.argsort(group, kind="stable")
     found, starts = np.unique(group[order], return_index=True)
     ends = np.append(starts[1:], group.size)
+    batch = batch.take(pa.array(order))
     for number, start, end in zip(found.tolist(), starts, ends, strict=True):
-        yield number, batch.take(pa.array(order[start:end]))
+        yield number, batch.slice(start, end - start)
 
 
 def num_buckets(num_records: int, num_shards: int, record_bytes: int) -> int:

@@ -11,7 +11,7 @@ _PADDING = 16
 
 
 def apply(values: tf.Tensor, steps: Sequence[str]) -> tf.Tensor:
-    """Applies the steps in order: float64 (num_values,) to float64 (num_values,)."""
+    """Applies the steps in order to float64 of any shape."""
     for step in steps:
         values = {"log1p": _log1p}[step](values)
     return values
@@ -25,5 +25,5 @@ def apply_numpy(values: np.ndarray, steps: Sequence[str]) -> np.ndarray:
 
 
 def _log1p(values: tf.Tensor) -> tf.Tensor:
-    padded = tf.concat([values, tf.zeros([_PADDING], tf.float64)], 0)
-    return tf.math.log1p(padded)[: tf.shape(values)[0]]
+    padded = tf.concat([tf.reshape(values, [-1]), tf.zeros([_PADDING], tf.float64)], 0)
+    return tf.reshape(tf.math.log1p(padded)[:-_PADDING], tf.shape(values))

@@ -178,9 +178,9 @@ def apply_transform_fn(
     """
     encoded = {name: _distinct(raw.column(name)) for name in raw.schema.names}
     num_rows = 1 + max(len(values) for values, _ in encoded.values())  # One more: missing.
+    sparse = preprocessing.sparse_columns(spec)
     inputs = {
-        name: _tensor(values, num_rows, preprocessing.is_sparse(name, spec))
-        for name, (values, _) in encoded.items()
+        name: _tensor(values, num_rows, name in sparse) for name, (values, _) in encoded.items()
     }
     outputs = transform.load().transform_fn(inputs)
     stored = {}
@@ -266,11 +266,10 @@ def _by_place(
         if not hashed.size:
             continue
         here = batch.filter(pa.array(is_here))
-        shards = keys.shard_indices(hashed, count)
-        for shard in np.unique(shards).tolist():
+        for shard, part in shuffle.groups(here, keys.shard_indices(hashed, count)):
             place = Place(split, shard)
             if job.shard_name(place, count) not in job.finished:
-                yield place, here.filter(pa.array(shards == shard))
+                yield place, part
 
 
 def write_gathered(

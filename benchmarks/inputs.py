@@ -11,6 +11,8 @@ The folder holds `adult/adult-train.csv` (no header), `photos/<id>_<class>.JPEG`
   but stay in the page cache. Their spec has no filter: both sides write every file.
 
 - A table of numbers has columns of standard normal numbers with 6 digits, from a seed.
+- A table of clicks has the columns of Criteo: a label, 13 counts and 26 texts of 8 hexadecimal
+  digits, as many distinct ones as there; how often one stands there falls with its rank.
 - A table of words has one text a row, each of V texts as often as the others, and a label.
 
 An input that is in the work folder already is used again.
@@ -37,6 +39,12 @@ COLUMNS = (
 ).split()
 _LINKS_IN_A_FOLDER = 1_000
 UNIQUE_COLUMNS = ["row_hash", "amount"]
+CLICK_COLUMNS = ["label", *(f"i{k}" for k in range(13)), *(f"c{k}" for k in range(26))]
+CLICK_TEXTS = (  # Distinct values of each, in Criteo's order of size.
+    *(40_000_000, 39_000_000, 17_000_000, 7_400_000, 5_500_000, 2_200_000, 400_000, 380_000),
+    *(63_000, 39_000, 20_000, 17_000, 15_000, 12_000, 11_000, 7_400, 7_100, 2_200, 1_500, 980),
+    *(155, 108, 63, 36, 14, 4),
+)
 
 TABLE_SPEC = """\
 name = "adult"
@@ -206,6 +214,33 @@ def numbers_spec(source: Input, num_columns: int) -> Path:
     line = 'x{} = {{ dtype = "float32", transform = "scale_to_z_score" }}\n'
     features = "".join(line.format(index) for index in range(num_columns))
     return _write_spec(MADE_SPEC, source, ".toml", features=features)
+
+
+def clicks(work: Path, num_rows: int) -> Input:
+    """Makes a CSV file of Criteo's form."""
+
+    def write(path: Path) -> None:
+        rng = np.random.default_rng(0)
+        columns = [rng.integers(0, 2, num_rows).tolist()]
+        columns += [rng.integers(0, 10 ** (1 + k % 6), num_rows).tolist() for k in range(13)]
+        for size in CLICK_TEXTS:
+            ranks = (size ** rng.random(num_rows)).astype(np.int64)
+            columns.append([f"{rank * 2654435761 % 2**32:08x}" for rank in ranks.tolist()])
+        with open(path, "w") as file:
+            file.write(",".join(CLICK_COLUMNS) + "\n")
+            file.writelines(",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
+
+    return Input(_once(work / f"clicks-{num_rows}.csv", write), num_rows)
+
+
+def clicks_spec(source: Input) -> Path:
+    """Writes the spec of a table of clicks beside it."""
+    number = '{} = {{ dtype = "float32", transform = ["log1p", "scale_to_z_score"] }}\n'
+    text = '{} = {{ dtype = "string", transform = "hash_strings", hash_buckets = 1000000 }}\n'
+    lines = [number.format(name) for name in CLICK_COLUMNS[1:14]]
+    lines += [text.format(name) for name in CLICK_COLUMNS[14:]]
+    label = '[label]\ncolumn = "label"\ntype = "class"\n\n'
+    return _write_spec(MADE_SPEC, source, ".toml", features="".join(lines) + label)
 
 
 def words(work: Path, num_rows: int, num_words: int) -> Input:

@@ -16,6 +16,11 @@ RECORDS = {
     ("csv", "no_repeats"): {"headrace": 400, "canonical_csv": 400},
     ("images", "cifar"): {"headrace": 16, "canonical_images": 16},
     ("paths", "plan"): {"plan": 2_500},
+    ("rates", "clicks"): {"1,000": 1_000, "4,000": 4_000},
+    ("columns", "numbers"): {
+        **{"4 columns": 100, "8 columns": 100, "16 columns": 100},
+        **{"graph of 4": 0, "graph of 8": 0, "graph of 16": 0},
+    },
 }
 
 
@@ -144,3 +149,16 @@ def test_the_plot_shows_what_was_measured_last(tmp_path):
     with Image.open(picture) as image:
         assert image.format == "PNG"
         assert len(image.convert("L").getcolors()) > 10
+
+
+def test_the_graph_grows_with_the_columns_and_by_little(base, done):
+    entry = json.loads((base / "columns.jsonl").read_text())
+    sizes = [entry["figures"][f"graph of {columns}, kB"] for columns in (4, 8, 16)]
+    assert sizes == sorted(sizes)
+    assert 10 < sizes[0] < sizes[-1] < sizes[0] + 10
+
+
+def test_the_document_on_scale_holds_the_table_that_is_computed():
+    printed = _python("-m", "benchmarks.scale")
+    assert printed.returncode == 0
+    assert printed.stdout in (ROOT / "docs" / "scale.md").read_text()

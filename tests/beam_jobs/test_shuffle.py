@@ -111,3 +111,16 @@ def test_a_full_disk_is_told_beforehand(tmp_path):
     shuffle.check_space(str(tmp_path), 0)
     with pytest.raises(DataError, match=r"needs 1000000000\.00 GB of disk, but only .* are free"):
         shuffle.check_space(str(tmp_path), 10**18)
+
+
+def test_groups_hold_all_records_in_order_and_are_packed_without_the_others():
+    texts = [f"text {number}" * 10 for number in range(10_000)]
+    group = np.arange(10_000) * 7 % 100
+    batch = pa.record_batch({"text": pa.array(texts)})
+    found = dict(shuffle.groups(batch, group))
+    assert list(found) == list(range(100))
+    packed = {number: shuffle.packed(part) for number, part in found.items()}
+    for number, data in packed.items():
+        there = np.flatnonzero(group == number)
+        assert shuffle.unpacked(data).to_pydict() == {"text": [texts[k] for k in there]}
+    assert sum(map(len, packed.values())) < 1.2 * len(shuffle.packed(batch))
