@@ -9,7 +9,7 @@ is sent; Dataflow takes 10 MB.
 import sys
 
 from benchmarks import commands, inputs
-from benchmarks.measure import Command, Measurement, Settings, main
+from benchmarks.measure import Measurement, Settings, main
 
 
 def numbers(settings: Settings) -> Measurement:
@@ -19,7 +19,7 @@ def numbers(settings: Settings) -> Measurement:
         source = inputs.numbers(settings.work, settings.sized(1_000, 100), size)
         spec = inputs.numbers_spec(source, size)
         runs[f"{size:,} columns"] = commands.headrace(spec, source.num_records)
-        runs[f"graph of {size:,}"] = Command((sys.executable, "-m", "benchmarks.graph", str(spec)))
+        runs[f"graph of {size:,}"] = commands.graph_bytes(spec)
     sides = commands.in_turn(runs, settings)
     figures = {}
     for name, side in sides.items():

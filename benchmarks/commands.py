@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -46,6 +47,13 @@ def headrace(spec: Path, num_records: int, workers: int | None = None) -> Comman
     if workers:
         argv += ["--workers", str(workers)]
     return Command(tuple(argv), num_records, output)
+
+
+def graph_bytes(spec: Path) -> Command:
+    """Returns what prints `"graph_bytes": NUMBER` of the job that an engine would be sent."""
+    argv = [sys.executable, "-m", "headrace", "run", str(spec), "--output", "out"]
+    words = shlex.join([*argv, "--runner", "FnApiRunner", "--dry-run"])
+    return Command(("sh", "-c", f"{words} | grep graph_bytes"))
 
 
 def canonical_csv(source: inputs.Input, *, has_unique: bool = False) -> Command:
