@@ -81,6 +81,8 @@ def run_until_it_fails(spec, out, **options):
     stop = threading.Event()
 
     def block():  # The job clears the folder when it starts; then this stands in its way.
+        while not (out / ".progress" / "job.json").exists() and not stop.is_set():
+            stop.wait(0.001)
         while not stop.is_set():
             (out / "schema.pbtxt" / "in the way").mkdir(parents=True, exist_ok=True)
             stop.wait(0.01)
