@@ -31,9 +31,7 @@ def feature_spec(spec: Spec) -> dict[str, Any]:
     dtypes = {str(f.column): tf.as_dtype(f.dtype) for f in spec.columns.values()}
     sparse = sparse_columns(spec)
     return {
-        column: tf.io.VarLenFeature(dtype)
-        if column in sparse
-        else tf.io.FixedLenFeature([], dtype)
+        column: tf.io.VarLenFeature(dtype) if column in sparse else tf.io.FixedLenFeature([], dtype)
         for column, dtype in dtypes.items()
     }
 

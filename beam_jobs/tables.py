@@ -180,8 +180,7 @@ def apply_transform_fn(
     num_rows = 1 + max(len(values) for values, _ in encoded.values())  # One more: missing.
     sparse = preprocessing.sparse_columns(spec)
     inputs = {
-        name: _tensor(values, num_rows, name in sparse)
-        for name, (values, _) in encoded.items()
+        name: _tensor(values, num_rows, name in sparse) for name, (values, _) in encoded.items()
     }
     outputs = transform.load().transform_fn(inputs)
     stored = {}
