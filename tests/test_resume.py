@@ -80,9 +80,10 @@ def run_until_it_fails(spec, out):
     """Runs a job whose last step meets a file that it cannot replace."""
     stop = threading.Event()
 
-    def block():  # The job clears the folder when it starts; then this stands in its way.
+    def block():  # The job clears the folder when it starts, notes that, and meets this at its end.
         while not stop.is_set():
-            (out / "schema.pbtxt" / "in the way").mkdir(parents=True, exist_ok=True)
+            if (out / ".progress" / "job.json").exists():
+                (out / "schema.pbtxt" / "in the way").mkdir(parents=True, exist_ok=True)
             stop.wait(0.01)
 
     thread = threading.Thread(target=block)
