@@ -80,11 +80,10 @@ def run_until_it_fails(spec, out, **options):
     """Runs a job whose last step meets a file that it cannot replace."""
     stop = threading.Event()
 
-    def block():  # The job clears the folder when it starts; then this stands in its way.
-        while not (out / ".progress" / "job.json").exists() and not stop.is_set():
-            stop.wait(0.001)
+    def block():  # The job clears the folder when it starts, notes that, and meets this at its end.
         while not stop.is_set():
-            (out / "schema.pbtxt" / "in the way").mkdir(parents=True, exist_ok=True)
+            if (out / ".progress" / "job.json").exists():
+                (out / "schema.pbtxt" / "in the way").mkdir(parents=True, exist_ok=True)
             stop.wait(0.01)
 
     thread = threading.Thread(target=block)
