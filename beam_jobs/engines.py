@@ -86,6 +86,14 @@ def short_name(runner: str) -> str:
     return type(create_runner(runner)).__name__.removesuffix("Runner").lower()
 
 
+def threads(runner: str, wanted: int | None) -> int | None:
+    """Returns how many threads a worker has; None for one for each core of its machine.
+
+    Dataflow starts a worker for each core already.
+    """
+    return 1 if wanted is None and short_name(runner) == "dataflow" else wanted
+
+
 def options(runner: str, args: Sequence[str] = ()) -> PipelineOptions:
     """Returns Beam's options for a runner.
 

@@ -65,7 +65,7 @@ def run(
       output: The dataset folder.
       runner: "local", or a runner that Beam knows.
       beam_args: Flags for Beam, as they are.
-      num_threads: Threads that a worker uses; None for one a core.
+      num_threads: Threads that a worker uses; None for one a core, and one on Dataflow.
       temp_dir: Local folder for the local runner's shuffle; None for the dataset folder, if that
         is local.
       overwrite: Whether a dataset of another spec or input may be replaced.
@@ -113,7 +113,7 @@ def run(
             spec,
             output,
             shared,
-            num_threads,
+            engines.threads(runner, num_threads),
             _block_bytes(block_mb),
         )
         if listed and (plan or shared):
@@ -152,7 +152,8 @@ def describe(
     beam_options = _options(spec, output, runner, beam_args)
     csv = listing.list_files(spec.source) if spec.source.format == "csv" else []
     shared = "" if engines.is_local(runner) else None
-    job = Job(spec, output, shared, num_threads, _block_bytes(block_mb))
+    threads = engines.threads(runner, num_threads)
+    job = Job(spec, output, shared, threads, _block_bytes(block_mb))
     return engines.described(_graph(beam_options, _plan(csv, spec), job), beam_options)
 
 
