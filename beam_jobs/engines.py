@@ -30,8 +30,9 @@ from apache_beam.runners.runner import PipelineState
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms import userstate
 
-from beam_jobs import flink, progress, versions, worker_boot
+from beam_jobs import object_stores, progress, versions, worker_boot
 from beam_jobs.errors import DataError, SpecError
+from beam_jobs.flink import FlinkJob
 
 LOCAL = "local"
 # Beam's "DirectRunner" is a switch that may download another engine; this names the one that is
@@ -45,7 +46,13 @@ _PORTABLE = ("flink", "portable", "prism", "spark")
 _OURS = re.compile(
     r"\b(DataError|SpecError): ([^\n]*?(?:\n  \w+ +[\d,]+)*)(?: \[while running|\n|$)"
 )
-_SECRET = re.compile(r"secret|token|password|access_key|connection_string")
+_CANCEL_SECONDS = 60
+_MAX_REASON_LENGTH = 300
+_SECRET = re.compile(r"secret|token|password|access_?key|connection_?string", re.IGNORECASE)
+# What stands behind such a name in a text: NAME=value, or "NAME": "value" of JSON in JSON.
+_SAID_SECRET = re.compile(
+    rf"(\w*(?:{_SECRET.pattern})\w*[\\\"']*\s*[=:]\s*[\\\"']*)[^\s,}}\\\"']+", re.IGNORECASE
+)
 
 
 class _LauncherOptions(PipelineOptions):
@@ -206,7 +213,9 @@ def _without_secrets(value: Any) -> Any:
             name: "..." if _SECRET.search(name) and said else _without_secrets(said)
             for name, said in value.items()
         }
-    return [*map(_without_secrets, value)] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [*map(_without_secrets, value)]
+    return _SAID_SECRET.sub(r"\1...", value) if isinstance(value, str) else value
 
 
 @contextmanager
@@ -245,24 +254,38 @@ def run(
       KeyboardInterrupt: Somebody had enough; it says what became of the job.
     """
     started, result = time.monotonic(), None
+    job = _on_flink(options)
     try:
         result = _submitted(graph)
         if options.get_all_options().get("template_location"):
             return False
-        # Not in this thread: interrupted, Beam's own waiting hangs up before anybody can cancel.
-        waiting = concurrent.futures.ThreadPoolExecutor(1).submit(result.wait_until_finish)
+        waiting = _in_background(result.wait_until_finish)
         while not concurrent.futures.wait([waiting], max(seconds, _ASK_SECONDS)).done:
             if show:
-                show(_line(result, options, time.monotonic() - started))
+                show(_line(result, job, time.monotonic() - started))
+        waiting.result()
     except BaseException as error:
         if _is_interrupt(error):
-            raise KeyboardInterrupt(_cancel(result, options)) from None
-        raise told(error) from error
-    if failure := waiting.exception():
-        raise told(failure) from failure
+            raise KeyboardInterrupt(_cancel(result, job)) from None
+        where = "" if result is None else options.get_all_options()["runner"]
+        raise told(error, where) from error
     if show:
-        show(_line(result, options, time.monotonic() - started))
+        show(_line(result, job, time.monotonic() - started))
     return True
+
+
+def _in_background(wait: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+    """Waits in another thread: interrupted, Beam's own waiting hangs up before anybody cancels."""
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            future.set_result(wait())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()  # A process that ends waits for nobody.
+    return future
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
@@ -282,37 +305,42 @@ def _submitted(graph: Pipeline) -> Any:
     try:
         return graph.run()
     finally:
-        if is_main:
+        if is_main and handler is not None:  # One that is not Python's cannot be put back.
             signal.signal(signal.SIGINT, handler)
 
 
-def _cancel(result: Any, options: PipelineOptions) -> str:
+def _cancel(result: Any, job: FlinkJob | None) -> str:
     """Cancels a job, and returns what became of that; nothing for one that ran in this process."""
     try:
-        if at := _on_flink(options):
-            return flink.cancel(*at)
-        if result is not None:
-            result.cancel()
+        if job:
+            return job.cancel()
+        if result is None:
+            return ""
+        result.cancel()
+        # Dataflow takes its time; other engines answer when it is done.
+        end = time.monotonic() + _CANCEL_SECONDS
+        while str(result.state) == "CANCELLING" and time.monotonic() < end:
+            time.sleep(1)
     except Exception as error:  # Each engine has its own: what matters is that it may still run.
         what = " ".join(str(error).split())[:200]
         return f"but the job could not be canceled ({what}): look after it at the engine"
-    return "" if result is None else "the job is canceled"
+    return "the job is canceled"
 
 
-def _on_flink(options: PipelineOptions) -> tuple[str, str] | None:
-    """Returns the address of a Flink cluster and the name of the job; None for another engine."""
+def _on_flink(options: PipelineOptions) -> FlinkJob | None:
+    """Returns the job that is to come on a Flink cluster; None for another engine."""
     said = options.get_all_options()
     master, runner = said["flink_master"], str(said["runner"]).lower()
     is_there = "flink" in runner and not master.startswith("[")  # [auto], [local]: without one.
-    return (master, said["job_name"]) if is_there else None
+    return FlinkJob.coming(master, said["job_name"]) if is_there else None
 
 
-def _line(result: Any, options: PipelineOptions, seconds: float) -> str:
+def _line(result: Any, job: FlinkJob | None, seconds: float) -> str:
     """Returns what an engine says of a job: Flink before the end, and Beam of any that it has."""
     try:
-        state, at = str(result.state), _on_flink(options)
-        if at and state != PipelineState.DONE:
-            return progress.engine_line(seconds, *flink.progress(*at, progress.NAMESPACE))
+        state = str(result.state)
+        if job and state != PipelineState.DONE:
+            return progress.engine_line(seconds, *job.progress(progress.NAMESPACE))
         if hasattr(result, "_metrics"):  # Portable runners keep an old answer.
             result._metrics = None
         found = result.metrics().query(MetricsFilter().with_namespace(progress.NAMESPACE))
@@ -324,8 +352,13 @@ def _line(result: Any, options: PipelineOptions, seconds: float) -> str:
         return progress.engine_line(seconds, f"no answer: {type(error).__name__}", {})
 
 
-def told(error: BaseException) -> BaseException:
-    """Returns what is wrong, of the pages that an engine makes of it, or the error as it is."""
+def told(error: BaseException, where: str = "") -> BaseException:
+    """Returns what is wrong, of the pages that an engine makes of it, or the error as it is.
+
+    Args:
+      error: What Beam raised.
+      where: The engine that had taken the job: then it is one line in any case.
+    """
     kinds = {"DataError": DataError, "SpecError": SpecError}
     text = str(error)
     if found := _OURS.search(text):
@@ -335,4 +368,12 @@ def told(error: BaseException) -> BaseException:
             f"{found[1]}: cannot be fetched, and Beam needs it. deploy/README.md says what to give "
             "instead."
         )
+    if isinstance(error, object_stores.ERRORS) and type(error).__module__ != "builtins":
+        return DataError(f"{object_stores.fault(error)}. Run the same command again to go on.")
+    if where:
+        causes = re.findall(
+            r"^(?:Caused by: )?([\w.]*(?:Error|Exception)\b: .+)$", text, re.MULTILINE
+        )
+        reason = " ".join((causes[-1] if causes else text).split())[:_MAX_REASON_LENGTH]
+        return DataError(f"the job failed on {where}: {reason.rstrip('.')}. Its logs say more.")
     return error

@@ -135,6 +135,10 @@ def names(folder: str) -> list[str]:
     try:
         found = FileSystems.match([posixpath.join(folder, "**")])[0].metadata_list
     except BeamIOError:
+        if object_stores.is_in(
+            folder
+        ):  # Which have an empty answer for a folder that is not there.
+            raise
         return []
     start = len(folder.rstrip("/")) + 1
     return sorted({file.path[start:].split("/")[0] for file in found})

@@ -4,6 +4,7 @@ Beam's job server knows a job's counters only when it has ended, and cannot canc
 """
 
 import base64
+import dataclasses
 import json
 import time
 import urllib.request
@@ -15,56 +16,70 @@ from apache_beam.coders import VarIntCoder
 
 _ANSWER_SECONDS = 10
 _CANCEL_SECONDS = 60
-_ENDS = ("CANCELED", "FAILED", "FINISHED")
+_ENDS = {
+    "CANCELED": "the job is canceled",
+    "FAILED": "the job had failed",
+    "FINISHED": "the job had finished",
+}
 _SUM = "beam:metric:user:sum_int64:v1"
 
 
-def cancel(master: str, job_name: str) -> str:
-    """Cancels a job and waits for it.
+@dataclasses.dataclass(frozen=True)
+class FlinkJob:
+    """A job on a cluster.
 
-    Args:
+    Attributes:
       master: Address of the cluster.
-      job_name: Of the job.
-
-    Returns:
-      What became of it.
+      name: Of the job.
+      others: Ids of the jobs of that name that were there before.
     """
-    end = time.monotonic() + _CANCEL_SECONDS
-    while time.monotonic() < end:
-        jobs = _jobs(master, job_name)
-        running = [job for job in jobs if job["state"] not in _ENDS]
-        if not running:
-            return "the job is canceled" if jobs else "the job had not started"
-        for job in running:
-            url = f"{_url(master)}/jobs/{job['jid']}?mode=cancel"
-            patch = urllib.request.Request(url, method="PATCH")
-            urllib.request.urlopen(patch, timeout=_ANSWER_SECONDS).close()
-        time.sleep(1)
-    return f"but the job is still running at {master}"
 
+    master: str
+    name: str
+    others: frozenset[str] = frozenset()
 
-def progress(master: str, job_name: str, namespace: str) -> tuple[str, Mapping[str, int]]:
-    """Returns how far a job is: in words, and what its tasks have counted until they finished."""
-    jobs = _jobs(master, job_name)
-    if not jobs:
-        return "submitting", {}
-    job = max(jobs, key=lambda job: job["start-time"])
-    tasks = job["tasks"]
-    found = _get(master, f"/jobs/{job['jid']}/accumulators")["user-task-accumulators"]
-    counts: Counter[str] = Counter()
-    for accumulator in found:
-        if accumulator["name"] == "__metricscontainers":  # Beam's: JSON of all its metrics.
-            for metric in json.loads(accumulator["value"])["metrics"].get("attempted", []):
-                labels = metric["labels"]
-                if metric["urn"] == _SUM and labels["NAMESPACE"] == namespace:
-                    number = VarIntCoder().decode(base64.b64decode(metric["payload"]))
-                    counts[labels["NAME"]] += number
-    return f"{job['state']}, {tasks['finished']} of {tasks['total']} tasks", counts
+    @classmethod
+    def coming(cls, master: str, name: str) -> "FlinkJob":
+        """Returns a job that is to be submitted."""
+        return cls(master, name, frozenset(job["jid"] for job in cls(master, name)._found()))
 
+    def cancel(self) -> str:
+        """Cancels the job and waits for that; returns what became of it."""
+        end = time.monotonic() + _CANCEL_SECONDS
+        while time.monotonic() < end:
+            jobs = self._found()
+            running = [job for job in jobs if job["state"] not in _ENDS]
+            if not running:
+                return _ENDS[jobs[-1]["state"]] if jobs else "the job had not started"
+            for job in running:
+                url = f"{_url(self.master)}/jobs/{job['jid']}?mode=cancel"
+                patch = urllib.request.Request(url, method="PATCH")
+                urllib.request.urlopen(patch, timeout=_ANSWER_SECONDS).close()
+            time.sleep(1)
+        return f"but the job is still running at {self.master}"
 
-def _jobs(master: str, job_name: str) -> list[dict[str, Any]]:
-    """Returns all jobs of a name; a restarted one keeps its entry."""
-    return [job for job in _get(master, "/jobs/overview")["jobs"] if job["name"] == job_name]
+    def progress(self, namespace: str) -> tuple[str, Mapping[str, int]]:
+        """Returns how far the job is: in words, and what tasks counted until they finished."""
+        jobs = self._found()
+        if not jobs:
+            return "submitting", {}
+        job, tasks = jobs[-1], jobs[-1]["tasks"]
+        path = f"/jobs/{job['jid']}/accumulators"
+        counts: Counter[str] = Counter()
+        for accumulator in _get(self.master, path)["user-task-accumulators"]:
+            if accumulator["name"] == "__metricscontainers":  # Beam's: JSON of all its metrics.
+                for metric in json.loads(accumulator["value"])["metrics"].get("attempted", []):
+                    labels = metric["labels"]
+                    if metric["urn"] == _SUM and labels["NAMESPACE"] == namespace:
+                        number = VarIntCoder().decode(base64.b64decode(metric["payload"]))
+                        counts[labels["NAME"]] += number
+        return f"{job['state']}, {tasks['finished']} of {tasks['total']} tasks", counts
+
+    def _found(self) -> list[dict[str, Any]]:
+        """Returns the job, and others of its name that came later: the newest last."""
+        jobs = _get(self.master, "/jobs/overview")["jobs"]
+        ours = [job for job in jobs if job["name"] == self.name and job["jid"] not in self.others]
+        return sorted(ours, key=lambda job: job["start-time"])
 
 
 def _get(master: str, path: str) -> dict[str, Any]:

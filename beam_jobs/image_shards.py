@@ -305,7 +305,7 @@ def _write(parts: Iterator[tuple[np.ndarray, np.ndarray]], name: str, job: Job) 
             if job.spec.label:
                 columns["label"] = labels
             writer.write(frame_records(examples.encode(columns)), len(raw))
-        return writer.close()
+        return job.publish(writer)
 
 
 def _pixel_file(place: Place, job: Job) -> str:

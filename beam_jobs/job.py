@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import os
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from beam_jobs import files, reasons
 from beam_jobs.config import Spec
 from beam_jobs.errors import DataError
-from beam_jobs.shards import PROGRESS_FOLDER, ShardInfo, is_intact, shard_name
+from beam_jobs.shards import PROGRESS_FOLDER, ShardInfo, ShardWriter, is_intact, shard_name
 from beam_jobs.shuffle import Place
 from beam_jobs.sources import units
 from beam_jobs.sources.listing import File
@@ -89,6 +90,7 @@ class Job:
       temp_folder: Local disk that all stages share, for the shuffle; None where workers share none.
       threads: Threads a worker uses; None for one for each of its own cores.
       block_bytes: Size of the blocks that tables are read in.
+      id: Another one for each run: a job may outlive the command that started it.
     """
 
     spec: Spec
@@ -96,6 +98,7 @@ class Job:
     temp_folder: str | None
     threads: int | None
     block_bytes: int
+    id: str = ""
 
     @functools.cached_property
     def finished(self) -> frozenset[str]:
@@ -133,9 +136,15 @@ class Job:
         """Returns what `save_state` noted.
 
         Raises:
-          DataError: It is gone.
+          DataError: It is gone, or another job has started here since.
         """
-        return json.loads(self._noted("job.json"))
+        state = json.loads(self._noted("job.json"))
+        if state["id"] != self.id:
+            raise DataError(
+                f"{self.output}: another job has started in this folder, so this one ends. Run one "
+                "job at a time in a folder."
+            )
+        return state
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         """Notes which job it is, for a later try and for the tasks of this one.
@@ -143,7 +152,16 @@ class Job:
         Args:
           state: spec_digest, versions, input_fingerprint, and the names of the finished shards.
         """
-        self._note("job.json", json.dumps(state).encode())
+        self._note("job.json", json.dumps({**state, "id": self.id}).encode())
+
+    def publish(self, writer: ShardWriter) -> ShardInfo:
+        """Puts a finished shard into its place.
+
+        Raises:
+          DataError: Another job has started here since.
+        """
+        self.state()
+        return writer.close()
 
     def save(self, result: ShardResult) -> None:
         """Notes that a shard is finished, for a later try."""
@@ -202,7 +220,10 @@ class Job:
     def _there(self, name: str, data: bytes | None) -> bytes:
         if data is None:
             path = self._progress(name)
-            raise DataError(f"{path}: is gone. Run one job at a time in a folder.")
+            raise DataError(
+                f"{path}: is gone, or {platform.node()} does not see it. Run one job at a time in "
+                "a folder, and give one that all workers share."
+            )
         return data
 
     def _progress(self, name: str) -> str:

@@ -34,6 +34,8 @@ def run_ops_in_one_thread() -> None:
 class MapInThreads(beam.DoFn):
     """Applies a function to the elements of a bundle in threads; results keep their order."""
 
+    _pool: Any = None  # The bundle's; there is none before the first.
+
     def __init__(
         self,
         function: Callable[..., Iterable[Any]],
@@ -69,6 +71,11 @@ class MapInThreads(beam.DoFn):
             yield from self._next()
         progress.report()
 
+    def teardown(self) -> None:
+        """Lets the threads go, also those of a bundle that was broken off."""
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Passes on the rest."""
         while self._pending:
@@ -90,11 +97,19 @@ class StreamInThreads(MapInThreads):
     For elements of which one may have more results than memory holds.
     """
 
+    _made: Any = None
+
     def start_bundle(self) -> None:
         """Starts the threads."""
         super().start_bundle()
         self._made = _Made(self._num_threads)
         self._unfinished = 0
+
+    def teardown(self) -> None:
+        """Lets the threads go, which wait for somebody to take what they have made."""
+        if self._made:
+            self._made.is_over.set()
+        super().teardown()
 
     def process(self, element: Any, *sides: Any) -> Iterator[Any]:
         """Hands the element to a thread, and passes on what is ready."""

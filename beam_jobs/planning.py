@@ -3,12 +3,13 @@
 import functools
 import hashlib
 import operator
+import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from beam_jobs.errors import DataError
+from beam_jobs.errors import DataError, SpecError
 from beam_jobs.job import Job, Unit
 from beam_jobs.sources import listing, units
 from beam_jobs.sources.listing import Branch
@@ -85,7 +86,10 @@ def numbered(found: Sequence[Part], job: Job) -> list[Unit]:
       SpecError: A path matches nothing.
       DataError: The input is not what it was when the job began.
     """
-    units.check_matched(part.matched for part in found)
+    try:
+        units.check_matched(part.matched for part in found)
+    except SpecError as error:
+        raise SpecError(f"on {platform.node()}: {error}") from error
     total = functools.reduce(operator.add, (part.fingerprint for part in found))
     state = job.state()
     if state["input_fingerprint"] not in (None, str(total)):

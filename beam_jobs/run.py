@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -88,6 +89,7 @@ def run(
             "--temp-dir: is the local runner's; workers elsewhere take the temporary folder of "
             "their own machine. Leave it out."
         )
+    output = _reachable(output, runner)
     is_table = spec.source.format == "csv"
     csv = listing.list_files(spec.source) if is_table else []
     listed = units.of_files(csv) if is_table else None
@@ -103,7 +105,7 @@ def run(
         return done
     plan = _plan(csv, spec)
     with _reached(output):
-        _start(spec, fingerprint, output, overwrite)
+        job_id = _start(spec, fingerprint, output, overwrite)
     with contextlib.ExitStack() as stack:
         shared = None
         if engines.is_local(runner):
@@ -115,6 +117,7 @@ def run(
             shared,
             engines.threads(runner, num_threads),
             _block_bytes(block_mb),
+            job_id,
         )
         if listed and (plan or shared):
             job.save_listing(listed)
@@ -145,16 +148,23 @@ def describe(
     num_threads: int | None = None,
     block_mb: float = BLOCK_MB,
 ) -> str:
-    """Returns the job that `run` would submit, as JSON; nothing is written anywhere.
+    """Returns the job that `run` would submit, as JSON; nothing is listed, sent or written.
 
     Args, Raises: As for `run`.
     """
     beam_options = _options(spec, output, runner, beam_args)
     csv = listing.list_files(spec.source) if spec.source.format == "csv" else []
+    output = _reachable(output, runner)
     shared = "" if engines.is_local(runner) else None
     threads = engines.threads(runner, num_threads)
     job = Job(spec, output, shared, threads, _block_bytes(block_mb))
     return engines.described(_graph(beam_options, _plan(csv, spec), job), beam_options)
+
+
+def _reachable(output: str, runner: str) -> str:
+    """Returns the folder as workers name it, whose current folder is another one."""
+    is_here = engines.is_local(runner) or not files.is_local(output)
+    return output if is_here else os.path.abspath(output)
 
 
 def _options(spec: Spec, output: str, runner: str, beam_args: Sequence[str]) -> PipelineOptions:
@@ -278,8 +288,11 @@ def _reached(output: str) -> Iterator[None]:
         ) from error
 
 
-def _start(spec: Spec, fingerprint: str | None, output: str, overwrite: bool) -> None:
+def _start(spec: Spec, fingerprint: str | None, output: str, overwrite: bool) -> str:
     """Makes the folder ready, and keeps the shards that an earlier try finished.
+
+    Returns:
+      The id of the new job.
 
     Raises:
       SpecError: The folder holds files that are no dataset.
@@ -316,10 +329,11 @@ def _start(spec: Spec, fingerprint: str | None, output: str, overwrite: bool) ->
             files.remove(files.join(rejected, name))
     for folder in (output, files.join(output, PROGRESS_FOLDER), rejected):
         files.make_folder(folder)
-    job = Job(spec, output, None, 1, 1)
+    job = Job(spec, output, None, 1, 1, uuid.uuid4().hex)
     job.save_state({**state, "finished": list(finished)})
     for result in finished.values():
         job.save(result)
+    return job.id
 
 
 @contextlib.contextmanager

@@ -75,19 +75,26 @@ def trace(
       feature_spec: The TF feature spec of its inputs.
       statistics: What its analyzer hands over.
     """
-    file_systems = FileSystems._pipeline_options  # A new pipeline sets its own for all the process.
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         with tft_beam.Context(temp_dir=os.path.join(folder, "temp")):
-            with beam.Pipeline(options=engines.options("local")) as pipeline:
+            with _pipeline() as pipeline:
                 given = pipeline | "Statistics" >> beam.Create([statistics], reshuffle=False)
                 data = pipeline | "EmptyBatch" >> beam.Create(
                     [_empty(feature_spec)], reshuffle=False
                 )
                 config = _adapter(feature_spec)
                 transform_fn = (data, config) | "Analyze" >> tft_beam.AnalyzeDataset(make(given))
-                FileSystems.set_options(file_systems)
                 transform_fn | "Write" >> tft_beam.WriteTransformFn(os.path.join(folder, "saved"))
         return _read(os.path.join(folder, "saved"))
+
+
+def _pipeline() -> beam.Pipeline:
+    """Returns a local one; to make it sets the options of all the process's file systems."""
+    before = FileSystems._pipeline_options
+    try:
+        return beam.Pipeline(options=engines.options("local"))
+    finally:
+        FileSystems.set_options(before)
 
 
 def _read(folder: str) -> SavedTransform:

@@ -300,7 +300,7 @@ def write_shard(place: Place, job: Job, found: Analysis, spill: Spill) -> ShardR
             if found.classes:
                 values, counts = np.unique(batch.column("label").to_numpy(), return_counts=True)
                 labels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        info = writer.close()
+        info = job.publish(writer)
     classes = {found.classes[index]: number for index, number in sorted(labels.items())}
     result = ShardResult(place, info, classes)
     job.save(result)

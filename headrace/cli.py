@@ -216,8 +216,9 @@ def _run(args: argparse.Namespace) -> int:
         quiet=args.quiet,
         **job,
     )
-    if info and not args.quiet:
-        print(console.summary(info, args.output))
+    if not args.quiet:
+        written = "The job is written as a template; a service starts it."
+        print(console.summary(info, args.output) if info else written)
     return 0
 
 

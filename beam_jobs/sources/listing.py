@@ -162,7 +162,10 @@ def parts(source: Source, wanted: int) -> list[list[Branch]]:
     """
     found, before = branches(source), 0
     while before < len(found) < wanted:
-        before, found = len(found), [piece for branch in found for piece in _cut(branch)]
+        before, rest, found = len(found), found, []
+        while rest and len(found) + len(rest) < wanted:  # A folder may hold very many.
+            found += _cut(rest.pop(0))
+        found += rest
     wanted = min(wanted, len(found))
     limits = [len(found) * number // wanted for number in range(wanted + 1)]
     return [found[start:end] for start, end in itertools.pairwise(limits)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
+from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms import userstate
 
@@ -105,9 +106,43 @@ def test_workers_are_processes_of_this_python_unless_the_flags_say_otherwise(run
                 "what to give instead."
             ),
         ),
+        (
+            S3ClientError("Slow Down", 503),
+            DataError("Slow Down. Run the same command again to go on."),
+        ),
         ("java.lang.RuntimeException: lost", RuntimeError("java.lang.RuntimeException: lost")),
     ],
 )
 def test_what_a_worker_raised_is_found_in_what_an_engine_says(said, wanted):
-    found = engines.told(RuntimeError(said))
+    found = engines.told(said if isinstance(said, Exception) else RuntimeError(said))
     assert (type(found), str(found)) == (type(wanted), str(wanted))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "State: FAILED, Error:\nQUOTA_EXCEEDED: no CPUs.",
+            "State: FAILED, Error: QUOTA_EXCEEDED: no CPUs",
+        ),
+        ("failed: java.lang.Oh\n  at x\nTraceback:\nTypeError: no\n\tat y", "TypeError: no"),
+        ("at a\nCaused by: java.io.IOException: lost\n\tat b", "java.io.IOException: lost"),
+    ],
+)
+def test_what_an_engine_says_of_a_failed_job_is_one_line(said, reason):
+    found = engines.told(RuntimeError(said), "flink")
+    assert isinstance(found, DataError)
+    assert str(found) == f"the job failed on flink: {reason}. Its logs say more."
+
+
+def test_secrets_are_not_described():
+    said = {
+        "s3_secret_access_key": "hush",
+        "environment_config": '{"env": {"AWS_SECRET_ACCESS_KEY": "hush", "PLACE": "here"}}',
+        "environment_options": ["AWS_SESSION_TOKEN=hush", "PLACE=here"],
+    }
+    assert engines._without_secrets(said) == {
+        "s3_secret_access_key": "...",
+        "environment_config": '{"env": {"AWS_SECRET_ACCESS_KEY": "...", "PLACE": "here"}}',
+        "environment_options": ["AWS_SESSION_TOKEN=...", "PLACE=here"],
+    }

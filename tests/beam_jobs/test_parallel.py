@@ -1,5 +1,7 @@
 """Threads inside a DoFn: what they make, how much of it at a time, and how they end."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -95,3 +97,30 @@ def wait_until_threads(count: int) -> None:
     while threading.active_count() > count:
         assert time.monotonic() < end, threading.enumerate()
         time.sleep(0.05)
+
+
+_BROKEN_OFF = """
+import logging
+import apache_beam as beam
+from beam_jobs.parallel import StreamInThreads
+
+def refuse_the_last(number):
+    assert number < 5
+    return number
+
+logging.disable()
+try:
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
+        numbers = pipeline | beam.Impulse() | beam.FlatMap(lambda _: range(6))
+        stream = StreamInThreads(lambda _: range(1000), 4)
+        numbers | beam.Map(refuse_the_last) | beam.ParDo(stream) | beam.Map(lambda result: result)
+except RuntimeError:
+    print("broken off", flush=True)
+"""
+
+
+def test_a_process_ends_after_a_bundle_that_another_step_broke_off():
+    done = subprocess.run(
+        [sys.executable, "-c", _BROKEN_OFF], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "broken off\n"), done.stderr[-2000:]

@@ -282,6 +282,7 @@ def test_a_dry_run_calls_nobody_and_shows_no_workers(cloud):
 def test_nobody_gets_in_without_credentials(cloud, monkeypatch):
     monkeypatch.setattr(auth._Credentials, "_credentials_init", True)
     monkeypatch.setattr(auth._Credentials, "_credentials", None)  # "Connecting anonymously".
+    monkeypatch.setattr(FileSystems, "_pipeline_options", PipelineOptions([]))  # By new clients.
     with pytest.raises(InvalidOperation, match="Anonymous credentials cannot be refreshed"):
         _read("gs://bucket/files/plain.bin")
     with pytest.raises(urllib.error.HTTPError, match="401"):

@@ -10,8 +10,9 @@ from engines import started
 def test_two_thousand_columns_on_flink(tmp_path, say):
     spec, values = wide.write(tmp_path)
     try:
-        with started.flink(tmp_path) as words:
-            done = headrace("run", spec, "--output", tmp_path / "out", "--workers", "2", *words)
+        with started.flink(tmp_path) as there:
+            options = ("--output", there.output, "--workers", "2", *there.words)
+            done = headrace("run", spec, *options)
     except started.NotThereError as why:
         say("2,000 columns on flink", f"not run: {why}")
         pytest.skip(str(why))
