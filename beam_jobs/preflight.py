@@ -1,5 +1,6 @@
 """What can be known of an engine before anything is staged: each mistake is one clear line."""
 
+import json
 import os
 import re
 import shutil
@@ -55,13 +56,23 @@ def _check_portable(engine: str, said: dict[str, Any]) -> None:
     path = said[name]
     if path and not os.path.exists(path) and not urllib.parse.urlsplit(path).scheme:
         raise SpecError(f"--{name}: {path} is not there. Correct the path.")
-    if engine != "prism" and shutil.which("java") is None:
-        raise SpecError(f"--runner {engine}: Beam's job server needs java. Install Java 11 or 17.")
-    if engine == "flink" and not said["flink_master"].startswith("["):
+    is_flink_here = engine == "flink" and said["flink_master"].startswith("[")
+    if engine != "prism" and (is_flink_here or not said[f"{engine}_submit_uber_jar"]):
+        _check_java(said["job_server_java_launcher"])
+    if engine == "flink" and not is_flink_here:
         _check_flink(said["flink_master"])
     if engine == "spark" and said["spark_master_url"].startswith("spark://"):
         _check_address("--spark_master_url", said["spark_master_url"].removeprefix("spark://"))
     return None
+
+
+def _check_java(launcher: str) -> None:
+    """Looks for what Beam starts its job server with, which does not ask for JAVA_HOME."""
+    if shutil.which(launcher) is None:
+        raise SpecError(
+            f"--job_server_java_launcher: Beam's job server needs Java, and there is no {launcher} "
+            "to start. Install Java 11 or 17, or give the path of java."
+        )
 
 
 def _check_flink(master: str) -> None:
@@ -112,7 +123,7 @@ def _check_dataflow(options: PipelineOptions, inputs: Iterable[str], output: str
     _check_image(options)
     if cloud.no_auth:
         return
-    _check_credentials(cloud)
+    credentials = _credentials(options)
     needed: dict[str, tuple[str, Sequence[str]]] = {
         _bucket(path): ("source.paths", _READ) for path in inputs
     }
@@ -120,7 +131,7 @@ def _check_dataflow(options: PipelineOptions, inputs: Iterable[str], output: str
     for bucket, (option, permissions) in needed.items():
         _check_bucket(options, option, bucket, permissions)
     if not cloud.template_location:  # Else the service has called us, and nothing is submitted.
-        _check_service(cloud)
+        _check_service(cloud, credentials)
 
 
 def _check_image(options: PipelineOptions) -> None:
@@ -138,24 +149,39 @@ def _bucket(path: str) -> str:
     return path.removeprefix("gs://").split("/")[0]
 
 
-def _check_credentials(cloud: GoogleCloudOptions) -> None:
-    """Looks for credentials, and gets a token: Beam goes on without, for minutes."""
+def _credentials(options: PipelineOptions) -> Any:
+    """Returns the credentials that Beam submits with, and gets a token for them.
+
+    Beam goes on without, for minutes. Plain ones are looked for first: they say what is missing.
+    """
     import google.auth
     import google.auth.transport.requests
-    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+    from apache_beam.internal.gcp import auth
+    from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 
+    cloud = options.view_as(GoogleCloudOptions)
+    request = google.auth.transport.requests.Request()
+    what, remedy = "--runner dataflow: the credentials are refused", "Log in again."
     try:
-        credentials, _ = google.auth.default(scopes=cloud.gcp_oauth_scopes)
-        credentials.refresh(google.auth.transport.requests.Request())
+        google.auth.default(scopes=cloud.gcp_oauth_scopes)[0].refresh(request)
+        credentials = auth.get_service_credentials(options).get_google_auth_credentials()
+        if account := cloud.impersonate_service_account:
+            what = f"--impersonate_service_account: {account}"
+            remedy = "Ask for the role Service Account Token Creator, or correct the account."
+            credentials.refresh(request)
     except DefaultCredentialsError as error:
         raise SpecError(
             f"--runner dataflow: no credentials: {_first_line(error)} Run `gcloud auth "
             "application-default login`, or name a key in GOOGLE_APPLICATION_CREDENTIALS."
         ) from error
-    except GoogleAuthError as error:
+    except TransportError as error:
         raise SpecError(
-            f"--runner dataflow: the credentials are refused: {_first_line(error)} Log in again."
+            f"--runner dataflow: Google cannot be reached: {_first_line(error)} Look after the "
+            "network and its proxy."
         ) from error
+    except GoogleAuthError as error:
+        raise SpecError(f"{what}: {_first_line(error)} {remedy}") from error
+    return credentials
 
 
 def _check_bucket(
@@ -163,6 +189,7 @@ def _check_bucket(
 ) -> None:
     from apache_beam.io.gcp import gcsio
     from google.api_core.exceptions import GoogleAPICallError, NotFound
+    from google.auth.exceptions import GoogleAuthError
 
     client = gcsio.create_storage_client(options)
     try:
@@ -173,7 +200,7 @@ def _check_bucket(
         raise SpecError(
             f"{option}: there is no bucket gs://{bucket}. Make it, or correct the name."
         ) from error
-    except (GoogleAPICallError, OSError) as error:
+    except (GoogleAPICallError, GoogleAuthError, OSError) as error:
         raise SpecError(f"{option}: gs://{bucket}: {_first_line(error)}") from error
     if missing := sorted(set(permissions) - set(held)):
         raise SpecError(
@@ -182,15 +209,17 @@ def _check_bucket(
         )
 
 
-def _check_service(cloud: GoogleCloudOptions) -> None:
+def _check_service(cloud: GoogleCloudOptions, credentials: Any) -> None:
     """Asks for the jobs of the project in the region."""
     from google.api_core.client_options import ClientOptions
     from google.api_core.exceptions import GoogleAPICallError, NotFound
+    from google.auth.exceptions import GoogleAuthError
     from google.cloud import dataflow
 
     is_here = "localhost" in (cloud.dataflow_endpoint or "")
     host = cloud.dataflow_endpoint.rstrip("/")
     client = dataflow.JobsV1Beta3Client(
+        credentials=credentials,
         transport="rest" if is_here else None,
         client_options=ClientOptions(
             api_endpoint=host if is_here else host.removeprefix("https://")
@@ -201,11 +230,22 @@ def _check_service(cloud: GoogleCloudOptions) -> None:
         client.list_jobs(request, timeout=_SECONDS, retry=None)
     except NotFound as error:
         raise SpecError(f"--region: {cloud.region}: {_first_line(error)}") from error
-    except GoogleAPICallError as error:
+    except (GoogleAPICallError, GoogleAuthError, OSError) as error:
         raise SpecError(f"--project: {cloud.project}: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
-    text = str(getattr(error, "message", error)).strip() or type(error).__name__
+    from google.auth.exceptions import GoogleAuthError
+
+    said = _answer(error) if isinstance(error, GoogleAuthError) else error
+    text = str(getattr(error, "message", said)).strip() or type(error).__name__
     line = re.sub(r"^[A-Z]+ https?://\S+: ", "", text.splitlines()[0])  # What was asked.
     return line if line.endswith(".") else f"{line}."
+
+
+def _answer(error: Exception) -> Any:
+    """Returns what google.auth says, or Google itself, whose answer may be the second argument."""
+    try:
+        return json.loads(error.args[1])["error"]["message"]
+    except (IndexError, KeyError, TypeError, ValueError):
+        return next(iter(error.args), "")

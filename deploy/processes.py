@@ -4,15 +4,17 @@ The JVMs are started without the engine's own shell scripts: the process that th
 then the one to signal, and PyPI's packages, where the engines come from, need not be installed.
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+_FOLDER = "HEADRACE_CLUSTER"  # A variable of all processes of a cluster: its folder.
 _START_SECONDS = 90
 _STOP_SECONDS = 10
 
@@ -71,7 +73,7 @@ def spawn(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(more or {})},
+            env={**os.environ, **(more or {}), _FOLDER: str(folder)},
             start_new_session=True,  # A group of its own: its workers are found by it.
         )
     (folder / f"{name}.pid").write_text(str(process.pid))
@@ -124,6 +126,9 @@ def _command(pid: int) -> str:
 def end(folder: Path) -> list[str]:
     """Ends the processes and what they have started; returns the names of those that were alive."""
     names = running(folder)
+    orphans = list(_orphans(folder, names.values()))
+    for pid in orphans:
+        _signal(pid, signal.SIGKILL)
     for pid in names.values():
         _signal(pid, signal.SIGTERM)
     limit = time.monotonic() + _STOP_SECONDS
@@ -134,7 +139,21 @@ def end(folder: Path) -> list[str]:
     for path in folder.glob("*.pid"):
         path.unlink()
     shutil.rmtree(folder / "tmp", ignore_errors=True)
-    return list(names)
+    return [*names, *(["orphaned workers"] if orphans else [])]
+
+
+def _orphans(folder: Path, groups: Collection[int]) -> Iterator[int]:
+    """Yields what was started by processes that have died since.
+
+    Their group's number may be another's by now: what they have started is known by a variable that
+    it inherits. Where there is no /proc, nothing is found.
+    """
+    mark = f"{_FOLDER}={folder}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(path.parent.name)
+        with contextlib.suppress(OSError):  # It is another user's, or has ended.
+            if mark in path.read_bytes().split(b"\0") and os.getpgid(pid) not in groups:
+                yield pid
 
 
 def _signal(pid: int, number: int) -> None:

@@ -9,20 +9,15 @@ python deploy/flink/cluster.py jar        # the path of Beam's job server
 import argparse
 import json
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+import commands  # noqa: E402
 import downloads  # noqa: E402
 import processes  # noqa: E402
 
 VERSION = "1.20"
-BEAM = "2.77.0"
-FOLDER = Path("headrace-flink")
 _JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 _TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 # What Flink's own scripts open to it on Java 17.
@@ -40,94 +35,43 @@ appender.console.layout.pattern = %d{yyyy-MM-dd HH:mm:ss,SSS} %-5p %c{1} - %m%n
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.command(options)
-    except (processes.UserError, downloads.FetchError) as error:
-        print(f"cluster.py: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cluster.py", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(required=True)
-
-    def command(function: Any, summary: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(function.__name__, help=summary, description=summary)
-        made.set_defaults(command=function)
-        return made
-
-    of_start = command(start, "Puts up a cluster and waits until it is complete.")
+    description = __doc__.split("\n")[0]
+    parser, of_start = commands.parsers(description, "Flink", VERSION, start, status, jar)
     of_start.add_argument("--task-managers", type=processes.positive, default=2, metavar="N")
     of_start.add_argument("--slots", type=processes.positive, default=4, help="of each TaskManager")
     of_start.add_argument("--port", type=int, default=0, help="of the REST API; 0: a free one")
-    of_jar = command(jar, "Fetches Beam's job server and prints its path.")
-    of_jar.add_argument("--beam", default=BEAM, help="version of Beam, %(default)s")
-    of_jar.add_argument("--maven", help=f"another repository than {downloads.MAVEN}")
-    for each in (of_start, of_jar):
-        each.add_argument("--version", default=VERSION, help="of Flink, %(default)s")
-        each.add_argument("--cache", type=Path, default=downloads.CACHE)
-    of_status = command(status, "Says what the cluster is doing.")
-    of_stop = command(stop, "Ends all that start has started.")
-    for each in (of_start, of_status, of_stop):
-        each.add_argument("--folder", type=Path, default=FOLDER, help="of logs and pid files")
-    return parser
+    return commands.run(parser, arguments)
 
 
 def start(options: argparse.Namespace) -> None:
-    """Puts up a cluster, and takes it down again if it does not come up."""
-    folder, java = options.folder.resolve(), processes.java()
-    if processes.running(folder):
-        raise processes.UserError(
-            f"{folder}: a cluster runs here already. Stop it, or give another --folder."
-        )
+    """Puts up a cluster."""
+    folder, java = commands.free_folder(options), processes.java()
     port = processes.port(options.port)
     distribution = downloads.distribution(downloads.FLINK, options.version, options.cache)
     _configure(folder, port, options.slots)
-    began = time.monotonic()
-    try:
+    url = f"http://localhost:{port}"
+    what = f"Flink {distribution.name.removeprefix('flink-')}"
+    with commands.coming_up(folder, what, url):
         _spawn(java, distribution, folder, "jobmanager", _JOB_MANAGER, ["-Xmx320m"])
         for number in range(options.task_managers):
             name = f"taskmanager-{number}"
             _spawn(java, distribution, folder, name, _TASK_MANAGER, _task_manager_memory())
-        processes.wait(
-            folder, lambda: (_overview(port) or {}).get("taskmanagers") == options.task_managers
-        )
-    except BaseException:
-        processes.end(folder)
-        raise
-    seconds = time.monotonic() - began
-    print(f"Flink {distribution.name.removeprefix('flink-')} is up after {seconds:.0f} s.")
-    print(f"http://localhost:{port}")
+        processes.wait(folder, lambda: _task_managers(url) == options.task_managers)
 
 
 def status(options: argparse.Namespace) -> None:
     """Prints the address, the TaskManagers and the running jobs, and each process."""
-    folder = options.folder.resolve()
-    if not processes.running(folder):
-        raise processes.UserError(f"{folder}: no cluster runs here. Start one.")
-    port = json.loads((folder / "cluster.json").read_text())["port"]
-    overview = _overview(port)
+    folder, ports = commands.running_cluster(options)
+    url = f"http://localhost:{ports['port']}"
+    overview = commands.answer(f"{url}/overview")
     if overview is None:
-        raise processes.UserError(
-            f"http://localhost:{port} does not answer. Read {folder}/jobmanager.log."
-        )
-    print(f"http://localhost:{port}")
+        raise processes.UserError(f"{url} does not answer. Read {folder}/jobmanager.log.")
+    print(url)
     managers, free = overview["taskmanagers"], overview["slots-available"]
     print(f"{managers} TaskManagers, {free} of {overview['slots-total']} slots free, ", end="")
     print(f"{overview['jobs-running']} jobs running")
     for name, pid in processes.running(folder).items():
         print(f"{name} {pid}")
-
-
-def stop(options: argparse.Namespace) -> None:
-    """Ends the cluster, with the workers that its TaskManagers have started."""
-    folder = options.folder.resolve()
-    if not (folder / "cluster.json").exists():
-        raise processes.UserError(f"{folder}: no cluster was started here.")
-    names = processes.end(folder)
-    print(f"Stopped {', '.join(names)}." if names else "Nothing was running.")
 
 
 def jar(options: argparse.Namespace) -> None:
@@ -200,13 +144,9 @@ def _spawn(
     processes.spawn(folder, name, command)
 
 
-def _overview(port: int) -> dict[str, Any] | None:
-    """Returns what the REST API says of the cluster; None if it does not answer yet."""
-    try:
-        with urllib.request.urlopen(f"http://localhost:{port}/overview", timeout=5) as response:
-            return json.load(response)
-    except (OSError, ValueError, urllib.error.HTTPError):
-        return None
+def _task_managers(url: str) -> int:
+    """Returns how many TaskManagers a cluster knows."""
+    return (commands.answer(f"{url}/overview") or {}).get("taskmanagers", 0)
 
 
 if __name__ == "__main__":

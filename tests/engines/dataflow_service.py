@@ -50,7 +50,9 @@ from google.protobuf import json_format
 PROJECT = "stand-in-project"
 REGION = "us-central1"
 IMAGE = "us-docker.pkg.dev/stand-in-project/headrace/headrace:1"
+WORKER = f"worker@{PROJECT}.iam.gserviceaccount.com"  # Which the account may impersonate.
 
+_TOKEN = "Permission 'iam.serviceAccounts.getAccessToken'"
 _State = dataflow.JobState
 _Importance = dataflow.JobMessageImportance
 _JOBS = re.compile(r"/v1b3/projects/([^/]+)(?:/locations/([^/]+))?/jobs(?:/([^/]+))?(?:/(\w+))?")
@@ -217,6 +219,7 @@ class Service:
         self.storage = storage
         self.jobs: dict[str, Job] = {}
         self.calls: list[str] = []  # Method and path of every request.
+        self.tokens: list[str | None] = []  # What each of them brought.
         self._folder = folder
         self._server = _ServiceServer(("localhost", 0), _ServiceHandler)
         self._server.service = self
@@ -383,6 +386,7 @@ class _ServiceHandler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = urllib.parse.urlsplit(self.path).path
         self.server.service.calls.append(f"{self.command} {path}")
+        self.server.service.tokens.append(self.headers.get("Authorization"))
         try:
             _send_json(self, 200, self._route(path, body))
         except ServiceError as error:
@@ -398,6 +402,10 @@ class _ServiceHandler(http.server.BaseHTTPRequestHandler):
             }
         if not service.knows(self.headers.get("Authorization")):
             raise ServiceError(401, "UNAUTHENTICATED", "Request had invalid credentials.")
+        if path == f"/iam/{WORKER}:generateAccessToken":
+            return {"accessToken": service.storage.token, "expireTime": "2100-01-01T00:00:00Z"}
+        if path.startswith("/iam/"):
+            raise ServiceError(403, "PERMISSION_DENIED", f"{_TOKEN} denied on resource.")
         found = _JOBS.fullmatch(path)
         if not found:
             raise ServiceError(404, "NOT_FOUND", f"There is no {path}.")

@@ -6,9 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from apache_beam.internal.gcp import auth
+from apache_beam.options.pipeline_options import PipelineOptions
+from google.auth import iam
 from oracle import made, specs
 from oracle.command import arguments
 
+from beam_jobs import preflight
+from beam_jobs.errors import SpecError
 from engines import dataflow_service
 
 PROJECT, REGION = dataflow_service.PROJECT, dataflow_service.REGION
@@ -151,6 +156,64 @@ def test_dataflow_refuses_the_credentials(cloud, tmp_path):
     assert line.endswith(" Log in again.")
 
 
+def test_dataflow_without_a_network(cloud, nobody, tmp_path):
+    key = tmp_path / "key.json"
+    text = Path(cloud.environment()["GOOGLE_APPLICATION_CREDENTIALS"]).read_text()
+    key.write_text(text.replace(cloud.service.url, f"http://{nobody}"))
+    environment = {**cloud.environment(), "GOOGLE_APPLICATION_CREDENTIALS": str(key)}
+    words = (*PLACE, TEMP, "--", IMAGE, f"--dataflow_endpoint={cloud.service.url}")
+    line = complaint(tmp_path, environment, "--runner=dataflow", *words)
+    host, port = nobody.split(":")
+    assert line.startswith(
+        f"--runner dataflow: Google cannot be reached: HTTPConnectionPool(host='{host}', "
+        f"port={port}): "
+    )
+    assert line.endswith(". Look after the network and its proxy.")
+
+
+def test_dataflow_without_a_way_to_impersonate(cloud, tmp_path):
+    flag = f"--impersonate_service_account={dataflow_service.WORKER}"
+    words = (*PLACE, TEMP, "--", IMAGE, f"--dataflow_endpoint={cloud.service.url}", flag)
+    line = complaint(tmp_path, cloud.environment(), "--runner=dataflow", *words)
+    start = "--runner dataflow: Google cannot be reached: "
+    assert line.startswith(f"{start}HTTPSConnectionPool(host='iamcredentials.googleapis.com'")
+
+
+@pytest.fixture
+def ask_as(cloud, monkeypatch):
+    """Asks for what a job needs, as an account that ours impersonates."""
+    for name, value in cloud.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(iam, "_IAM_ENDPOINT", f"{cloud.service.url}/iam/{{}}:generateAccessToken")
+    monkeypatch.setattr(auth._Credentials, "_credentials_init", False)  # Beam keeps the first ones.
+    monkeypatch.setattr(auth._Credentials, "_credentials", None)
+
+    def ask(account: str) -> None:
+        flags = [*PLACE, "--temp_location=gs://bucket/temp", IMAGE]
+        flags += [f"--dataflow_endpoint={cloud.service.url}"]
+        options = PipelineOptions([*flags, f"--impersonate_service_account={account}"])
+        preflight.check("dataflow", options, ["gs://bucket/adult.csv"], "gs://bucket/out")
+
+    return ask
+
+
+def test_dataflow_is_asked_as_whom_the_job_will_be(ask_as, cloud):
+    ask_as(dataflow_service.WORKER)
+    asked = dict(zip(cloud.service.calls, cloud.service.tokens, strict=True))
+    jobs = f"GET /v1b3/projects/{PROJECT}/locations/{REGION}/jobs"
+    assert asked[jobs] == f"Bearer {cloud.storage.token}"  # Ours would sign one itself.
+
+
+def test_dataflow_refuses_to_impersonate(ask_as):
+    with pytest.raises(SpecError) as raised:
+        ask_as("boss@other.iam.gserviceaccount.com")
+    assert str(raised.value) == (
+        "--impersonate_service_account: boss@other.iam.gserviceaccount.com: Permission "
+        "'iam.serviceAccounts.getAccessToken' denied on resource. Ask for the role Service "
+        "Account Token Creator, or correct the account."
+    )
+
+
 @pytest.fixture
 def nobody() -> str:
     """An address where nobody listens."""
@@ -163,6 +226,12 @@ def nobody() -> str:
     [
         ("flink", "--flink_job_server_jar=no.jar", "--flink_job_server_jar: no.jar is not there."),
         ("spark", "--spark_job_server_jar=no.jar", "--spark_job_server_jar: no.jar is not there."),
+        (
+            "flink",
+            "--job_server_java_launcher=no/java",
+            "--job_server_java_launcher: Beam's job server needs Java, and there is no no/java to "
+            "start. Install Java 11 or 17, or give the path of java.",
+        ),
         ("prism", "--prism_location=no/prism", "--prism_location: no/prism is not there."),
         ("flink", "--flink_master=NOBODY", "--flink_master: no Flink answers at NOBODY: "),
         ("spark", "--spark_master_url=spark://NOBODY", "--spark_master_url: nobody answers at "),
@@ -176,8 +245,23 @@ def test_portable_runners(runner, flag, line, nobody, tmp_path):
     words = (f"--runner={runner}", "--", flag.replace("NOBODY", nobody))
     said = complaint(tmp_path, dict(os.environ), *words, path=path, out=out)
     assert said.startswith(line.replace("NOBODY", nobody))
-    assert said.endswith((" Correct the path.", " correct the address.", " Give HOST:PORT."))
+    remedies = "Correct the path.", "correct the address.", "Give HOST:PORT.", "path of java."
+    assert said.endswith(remedies)
     assert not Path(out).exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--job_endpoint=NOBODY", "--job_endpoint: nobody answers at NOBODY: "),
+        ("--flink_submit_uber_jar --flink_master=NOBODY", "--flink_master: no Flink answers at "),
+    ],
+)
+def test_java_is_for_a_job_server_that_beam_starts(flags, line, nobody, tmp_path):
+    words = ("--runner=flink", "--", *flags.replace("NOBODY", nobody).split())
+    place = {"path": str(tmp_path / "adult.csv"), "out": str(tmp_path / "out")}
+    said = complaint(tmp_path, {"PATH": str(tmp_path)}, *words, **place)
+    assert said.startswith(line.replace("NOBODY", nobody))
 
 
 def test_the_workers_have_their_own_temporary_folders(tmp_path):

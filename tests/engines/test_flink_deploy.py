@@ -4,11 +4,14 @@ import hashlib
 import http.server
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tarfile
 import threading
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -168,6 +171,54 @@ def test_a_foreign_process_is_not_ended(tmp_path):
         assert done.returncode == 0 and "Nothing was running" in done.stdout
         assert other.poll() is None
         other.kill()
+
+
+def is_alive(pid: int) -> bool:
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip()[:1] not in ("", "Z")
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def leave_a_worker(folder: Path, start: str) -> int:
+    """Starts a process in a group of its own, which starts another; it dies, and the other not."""
+    script = f"sleep 60 & printf '%s %s' $$ $! > {folder}/new; mv {folder}/new {folder}/pids; wait"
+    code = (
+        f"import sys; sys.path.insert(0, {str(CLUSTER.parent.parent)!r}); "
+        f"import os, pathlib, processes, subprocess; folder = pathlib.Path({str(folder)!r}); "
+        f"command = ['sh', '-c', {script!r}, f'{{folder}}/conf']; {start}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    until((folder / "pids").exists)
+    first, second = map(int, (folder / "pids").read_text().split())
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not is_alive(first))
+    assert is_alive(second) and os.getpgid(second) == first
+    (folder / "taskmanager-0.pid").write_text(str(first))
+    (folder / "cluster.json").write_text('{"port": 1}')
+    return second
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc")
+def test_the_workers_of_a_dead_task_manager_are_ended(tmp_path):
+    worker = leave_a_worker(tmp_path, "processes.spawn(folder, 'taskmanager-0', command)")
+    done = run("stop", "--folder", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Stopped orphaned workers.\n")
+    until(lambda: not is_alive(worker))
+
+
+def test_a_group_with_the_number_of_a_dead_task_manager_is_not_ended(tmp_path):
+    worker = leave_a_worker(tmp_path, "subprocess.Popen(command, start_new_session=True)")
+    done = run("stop", "--folder", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Nothing was running.\n")
+    time.sleep(0.5)
+    assert is_alive(worker)
+    os.kill(worker, signal.SIGKILL)
 
 
 def test_the_kubernetes_manifest_is_a_session_cluster_with_workers():
