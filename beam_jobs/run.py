@@ -23,6 +23,7 @@ from beam_jobs import (
     preflight,
     progress,
     rows,
+    submission,
 )
 from beam_jobs.config import Spec
 from beam_jobs.errors import DataError, SpecError
@@ -127,7 +128,7 @@ def run(
         listed = None  # From here on it lies in the progress folder.
         graph = _graph(beam_options, plan, job)
         show_counts = None if engines.is_local(runner) else show
-        if not engines.run(graph, beam_options, show_counts, seconds):
+        if not submission.run(graph, beam_options, show_counts, seconds):
             return {}
     info = read_info(output)
     if info is None:

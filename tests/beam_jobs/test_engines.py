@@ -8,12 +8,11 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.io.aws.clients.s3.messages import S3ClientError
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.transforms import userstate
 
 from beam_jobs import engines
-from beam_jobs.errors import DataError, SpecError
+from beam_jobs.errors import SpecError
 
 _ONE_THREAD = """
 import tensorflow as tf
@@ -85,54 +84,6 @@ def test_workers_are_processes_of_this_python_unless_the_flags_say_otherwise(run
     assert sys.executable in command.read_text() and os.access(command, os.X_OK)
     said = engines.options(runner, ["--environment_type=DOCKER"]).get_all_options()
     assert (said["environment_type"], said["environment_config"]) == ("DOCKER", None)
-
-
-@pytest.mark.parametrize(
-    ("said", "wanted"),
-    [
-        (
-            "x\nerrors.DataError: a.csv: is gone. [while running 'Scan-ptransform-1']\ny",
-            DataError("a.csv: is gone."),
-        ),
-        ("java.Oh\nCaused by: SpecError: name: no.\nat z", SpecError("name: no.")),
-        (
-            "DataError: 12 cannot be read.\n  ragged_row    1,002\n  no_label   3\n  File 'a', 1",
-            DataError("12 cannot be read.\n  ragged_row    1,002\n  no_label   3"),
-        ),
-        (
-            "Unable to fetch remote prism binary at https://a.b/c.zip: <urlopen error>\nx",
-            SpecError(
-                "https://a.b/c.zip: cannot be fetched, and Beam needs it. deploy/README.md says "
-                "what to give instead."
-            ),
-        ),
-        (
-            S3ClientError("Slow Down", 503),
-            DataError("Slow Down. Run the same command again to go on."),
-        ),
-        ("java.lang.RuntimeException: lost", RuntimeError("java.lang.RuntimeException: lost")),
-    ],
-)
-def test_what_a_worker_raised_is_found_in_what_an_engine_says(said, wanted):
-    found = engines.told(said if isinstance(said, Exception) else RuntimeError(said))
-    assert (type(found), str(found)) == (type(wanted), str(wanted))
-
-
-@pytest.mark.parametrize(
-    ("said", "reason"),
-    [
-        (
-            "State: FAILED, Error:\nQUOTA_EXCEEDED: no CPUs.",
-            "State: FAILED, Error: QUOTA_EXCEEDED: no CPUs",
-        ),
-        ("failed: java.lang.Oh\n  at x\nTraceback:\nTypeError: no\n\tat y", "TypeError: no"),
-        ("at a\nCaused by: java.io.IOException: lost\n\tat b", "java.io.IOException: lost"),
-    ],
-)
-def test_what_an_engine_says_of_a_failed_job_is_one_line(said, reason):
-    found = engines.told(RuntimeError(said), "flink")
-    assert isinstance(found, DataError)
-    assert str(found) == f"the job failed on flink: {reason}. Its logs say more."
 
 
 def test_secrets_are_not_described():
