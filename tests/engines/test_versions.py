@@ -49,9 +49,10 @@ def pool(folder: Path) -> Iterator[list[str]]:
         port = probe.getsockname()[1]
     service = "apache_beam.runners.worker.worker_pool_main"
     path = os.pathsep.join([str(old_pyarrow(folder)), str(ROOT)])
+    commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # "python".
     server = subprocess.Popen(
         [sys.executable, "-m", service, f"--service_port={port}"],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "PATH": commands},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
