@@ -40,8 +40,12 @@ class FlinkJob:
 
     @classmethod
     def coming(cls, master: str, name: str) -> "FlinkJob":
-        """Returns a job that is to be submitted."""
-        return cls(master, name, frozenset(job["jid"] for job in cls(master, name)._found()))
+        """Returns a job that is to be submitted, by a job server that may reach more than we do."""
+        try:
+            found = cls(master, name)._found()
+        except OSError:
+            found = []
+        return cls(master, name, frozenset(job["jid"] for job in found))
 
     def cancel(self) -> str:
         """Cancels the job and waits for that; returns what became of it."""
@@ -66,7 +70,7 @@ class FlinkJob:
         job, tasks = jobs[-1], jobs[-1]["tasks"]
         path = f"/jobs/{job['jid']}/accumulators"
         counts: Counter[str] = Counter()
-        for accumulator in _get(self.master, path)["user-task-accumulators"]:
+        for accumulator in get(self.master, path)["user-task-accumulators"]:
             if accumulator["name"] == "__metricscontainers":  # Beam's: JSON of all its metrics.
                 for metric in json.loads(accumulator["value"])["metrics"].get("attempted", []):
                     labels = metric["labels"]
@@ -77,12 +81,17 @@ class FlinkJob:
 
     def _found(self) -> list[dict[str, Any]]:
         """Returns the job, and others of its name that came later: the newest last."""
-        jobs = _get(self.master, "/jobs/overview")["jobs"]
+        jobs = get(self.master, "/jobs/overview")["jobs"]
         ours = [job for job in jobs if job["name"] == self.name and job["jid"] not in self.others]
         return sorted(ours, key=lambda job: job["start-time"])
 
 
-def _get(master: str, path: str) -> dict[str, Any]:
+def get(master: str, path: str) -> dict[str, Any]:
+    """Returns what a cluster answers.
+
+    Raises:
+      OSError, ValueError: It does not, or that is no Flink.
+    """
     with urllib.request.urlopen(f"{_url(master)}{path}", timeout=_ANSWER_SECONDS) as answer:
         return json.load(answer)
 

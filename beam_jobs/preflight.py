@@ -5,9 +5,7 @@ import os
 import re
 import shutil
 import socket
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,7 +17,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
-from beam_jobs import engines
+from beam_jobs import engines, flink
 from beam_jobs.errors import SpecError
 
 _SECONDS = 20  # To answer a question.
@@ -76,9 +74,8 @@ def _check_java(launcher: str) -> None:
 
 
 def _check_flink(master: str) -> None:
-    url = master if "://" in master else f"http://{master}"
     try:
-        urllib.request.urlopen(f"{url}/overview", timeout=_SECONDS).close()
+        flink.get(master, "/overview")
     except (OSError, ValueError) as error:
         what = getattr(error, "reason", error)
         raise SpecError(

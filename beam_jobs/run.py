@@ -94,11 +94,12 @@ def run(
     is_table = spec.source.format == "csv"
     csv = listing.list_files(spec.source) if is_table else []
     listed = units.of_files(csv) if is_table else None
-    with _reached(output):
-        # Elsewhere the workers list images: here only where there is something to compare with.
-        is_compared = not overwrite and bool(files.names(output))
-    if not is_table and (engines.is_local(runner) or is_compared):
-        listed = units.list_source(spec.source)
+    if not is_table:
+        with _reached(output):
+            # Elsewhere the workers list images: here where there is something to compare with.
+            is_here = engines.is_local(runner) or (not overwrite and bool(files.names(output)))
+        if is_here:
+            listed = units.list_source(spec.source)
     fingerprint = str(listed.fingerprint) if listed else None
     with _reached(output):
         done = _finished_dataset(spec, fingerprint, output, overwrite)

@@ -113,6 +113,8 @@ def _cancel(result: Any, job: FlinkJob | None) -> str:
         end = time.monotonic() + _CANCEL_SECONDS
         while str(result.state) == "CANCELLING" and time.monotonic() < end:
             time.sleep(1)
+        if str(result.state) == "CANCELLING":
+            return "the job is being canceled"
     except Exception as error:  # Each engine has its own: what matters is that it may still run.
         what = " ".join(str(error).split())[:200]
         return f"but the job could not be canceled ({what}): look after it at the engine"

@@ -134,12 +134,17 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         help="local (the default), or a runner of Beam: flink, dataflow, spark, prism, ...",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads of each worker (default: one a core)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads of a worker (default: one a core; on Dataflow 1)",
     )
     for name, metavar in (("project", "ID"), ("region", "NAME"), ("temp-location", "gs://...")):
         parser.add_argument(f"--{name}", metavar=metavar, help="for Dataflow, as after --")
     parser.add_argument(
-        "--temp-dir", metavar="DIR", help="local disk for the shuffle (default: in the output)"
+        "--temp-dir",
+        metavar="DIR",
+        help="disk for the local runner's shuffle (default: in the output)",
     )
     parser.add_argument(
         "--block-mb", type=float, default=16.0, metavar="X", help="MB read at a time (default 16)"

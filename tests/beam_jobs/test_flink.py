@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 
 import pytest
@@ -62,3 +63,9 @@ def test_a_job_that_has_ended_is_not_canceled(jobs, state, said):
     ours = FlinkJob.coming(master, "nightly")
     found += [job("ours", state)]
     assert ours.cancel() == said
+
+
+def test_a_cluster_that_only_the_job_server_reaches_is_no_error():
+    with socket.create_server(("localhost", 0)) as server:
+        nobody = f"localhost:{server.getsockname()[1]}"
+    assert FlinkJob.coming(nobody, "nightly") == FlinkJob(nobody, "nightly")
