@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 # A column is one of: float32 (n,), int64 (n,), uint8 (n, num_bytes) for one bytes value of fixed
-# size each, or an Arrow string or binary array of n texts.
+# size each, an Arrow string or binary array of n texts, or one of n lists of float32 or int64.
 Column = Any
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = b"\x0a", b"\x12", b"\x1a"
 _FIRST, _SECOND = b"\x0a", b"\x12"  # Fields 1 and 2, each with a length.
@@ -37,7 +37,15 @@ def encode(columns: Mapping[str, Column]) -> pa.LargeBinaryArray:
 def _entry(name: str, column: Column) -> "_Row":
     """Returns the map entry of one feature of each row."""
     feature, values = _Row(len(column)), _Row(len(column))
-    if isinstance(column, pa.Array):
+    if isinstance(column, pa.ListArray):
+        values.field(_FIRST, _Row(len(column)).texts(_packed(column)))
+        is_empty = pc.equal(pc.list_value_length(column), 0)
+        if pc.any(is_empty).as_py():  # An empty list has no field of values.
+            nothing = pa.scalar(b"", pa.large_binary())
+            values = _Row(len(column)).texts(pc.if_else(is_empty, nothing, values.to_arrow()))
+        is_float = column.type.value_type == pa.float32()
+        feature.field(_FLOAT_LIST if is_float else _INT64_LIST, values)
+    elif isinstance(column, pa.Array):
         values.field(_FIRST, _Row(len(column)).texts(column))
         feature.field(_BYTES_LIST, values)
     elif column.dtype == np.uint8:
@@ -53,6 +61,50 @@ def _entry(name: str, column: Column) -> "_Row":
         feature.field(_INT64_LIST, values)
     entry = _Row(len(column)).field(_FIRST, _Row(len(column)).constant(name.encode()))
     return entry.field(_SECOND, feature)
+
+
+def _packed(lists: pa.ListArray) -> pa.LargeBinaryArray:
+    """Returns the values of each list as a packed field holds them."""
+    values = lists.flatten().to_numpy()
+    ends = np.append(0, np.cumsum(pc.list_value_length(lists).to_numpy(), dtype=np.int64))
+    if values.dtype == np.float32:
+        data, ends = np.ascontiguousarray(values, "<f4").view(np.uint8), 4 * ends
+    else:
+        encoded = _varint_texts(values.view(np.uint64))
+        bounds, data = (
+            np.frombuffer(b, t) for b, t in zip(encoded.buffers()[1:], "lB", strict=True)
+        )
+        ends = bounds[ends]
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(lists), buffers)
+
+
+def _varint_texts(values: np.ndarray) -> pa.LargeBinaryArray:
+    """Returns uint64 (n,) in base 128, each a text; small ones are taken from a table.
+
+    Arrow takes them without the GIL.
+    """
+    limit = int(values.max(initial=0)) + 1
+    if limit < values.size:
+        return _varint_texts(np.arange(limit, dtype=np.uint64)).take(pa.array(values))
+    digits, lengths = _varints(values)
+    data = digits[np.arange(digits.shape[1]) < lengths[:, None]]
+    buffers = [None, pa.py_buffer(np.append(0, np.cumsum(lengths))), pa.py_buffer(data)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), values.size, buffers)
+
+
+def _varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns uint64 (n,) in base 128: uint8 (n, width), and how many bytes of each count."""
+    lengths = np.ones(values.size, np.int64)
+    for position in range(1, 10):
+        longer = values >= np.uint64(1 << 7 * position)
+        if not longer.any():
+            break
+        lengths += longer
+    width = int(lengths.max(initial=1))
+    digits = values[:, None] >> (np.uint64(7) * np.arange(width, dtype=np.uint64))
+    more = (np.arange(width) < lengths[:, None] - 1).astype(np.uint8) << 7
+    return (digits & np.uint64(0x7F)).astype(np.uint8) | more, lengths
 
 
 class _Row:
@@ -80,17 +132,8 @@ class _Row:
         """Appends uint64 (n,) in base 128."""
         if not values.size:
             return self
-        lengths = np.ones(values.size, np.int64)
-        for position in range(1, 10):
-            longer = values >= np.uint64(1 << 7 * position)
-            if not longer.any():
-                break
-            lengths += longer
-        width = int(lengths.max())
-        digits = values[:, None] >> (np.uint64(7) * np.arange(width, dtype=np.uint64))
-        more = (np.arange(width) < lengths[:, None] - 1).astype(np.uint8) << 7
-        data = (digits & np.uint64(0x7F)).astype(np.uint8) | more
-        if int(lengths.min()) == width:
+        data, lengths = _varints(values)
+        if int(lengths.min()) == data.shape[1]:
             return self.fixed(data)
         self._parts.append((data, lengths))
         self.size = self.size + lengths

@@ -144,6 +144,16 @@ def names(folder: str) -> list[str]:
     return sorted({file.path[start:].split("/")[0] for file in found})
 
 
+def below(folder: str) -> list[str]:
+    """Returns the paths of all files below a folder, relative to it, sorted."""
+    if is_local(folder):
+        found = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
+        return sorted(os.path.relpath(path, folder) for path in found)
+    matched = FileSystems.match([posixpath.join(folder, "**")])[0].metadata_list
+    start = len(folder.rstrip("/")) + 1
+    return sorted(file.path[start:] for file in matched)
+
+
 def remove_file(path: str) -> None:
     """Removes one file that is there."""
     if is_local(path):  # FileSystems.delete takes a pattern: it fails in a folder `run[1]`.

@@ -1,14 +1,15 @@
-"""SQL conditions over a block of records."""
+"""Conditions over a block of records: SQL, and functions of the user's."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from beam_jobs import sql
+from beam_jobs import functions, sql
+from beam_jobs.config import Filter, Spec
 from beam_jobs.errors import DataError, SpecError
 
 SQL_TYPES = {
@@ -24,6 +25,75 @@ _NO_NUMBERS = frozenset(
     "date time time_tz timestamp timestamp_ns timestamp_ms timestamp_s timestamp_tz interval blob "
     "uuid list array struct map union".split()
 )
+
+
+class Sql(NamedTuple):
+    """A scalar expression, and the SQL type that its values are cast to."""
+
+    text: str
+    kind: str
+
+
+class Function(NamedTuple):
+    """A filter that is a function of the user's; modules in the spec's folder are found."""
+
+    rule: Filter
+    folder: str
+
+    @property
+    def where(self) -> str:
+        """Its place in the spec."""
+        return f"filter {self.rule.name!r}"
+
+    def load(self) -> Callable[..., Any]:
+        """Returns the function; raises a SpecError if this process cannot import it."""
+        return functions.load(str(self.rule.function), self.folder, self.where)
+
+
+Expression = Sql | Function
+
+
+def conditions(spec: Spec) -> list[Expression]:
+    """Returns the filters of a spec, in their order."""
+    return [
+        Sql(rule.where, "BOOLEAN") if rule.where else Function(rule, spec.folder)
+        for rule in spec.filter
+    ]
+
+
+def trace(spec: Spec) -> None:
+    """Puts what functions are made of into the digest of a spec.
+
+    Raises:
+      SpecError: One cannot be imported.
+    """
+    for each in conditions(spec):
+        if isinstance(each, Function):
+            spec.traced[each.where] = functions.source_digest(each.load())
+
+
+def check(rule: Filter, columns: Mapping[str, str], folder: str) -> set[str]:
+    """Checks a filter and returns the columns that it reads.
+
+    Args:
+      rule: The filter.
+      columns: The SQL type of each column.
+      folder: That of the spec.
+
+    Raises:
+      SpecError: See `used_columns`; or there is no such function.
+    """
+    if rule.where:
+        return used_columns(rule.where, columns, f"filter {rule.name!r}")
+    function = Function(rule, folder)
+    function.load()
+    for column in rule.columns or ():
+        if column not in columns:
+            listed = ", ".join(filter(None, columns))
+            raise SpecError(
+                f"{function.where}: there is no column {column!r}. The columns are {listed}."
+            )
+    return set(rule.columns or ())
 
 
 def used_columns(
@@ -213,15 +283,12 @@ def _quoted(name: str) -> str:
 
 
 def evaluate(
-    expressions: Sequence[tuple[str, str]], block: pa.RecordBatch, is_alive: np.ndarray, where: str
+    expressions: Sequence[Expression], block: pa.RecordBatch, is_alive: np.ndarray, where: str
 ) -> Iterator[pa.Array]:
     """Evaluates expressions on a block, each on the records that the ones before it left.
 
-    All of them at once, on all records, is fast. Where that fails it may be for a record that is
-    left out: then one by one, each on the records that are alive by then.
-
     Args:
-      expressions: SQL over the columns, each with the SQL type to cast it to.
+      expressions: SQL over the columns, and functions.
       block: The columns that the expressions read.
       is_alive: bool (num_records,); whoever takes a value marks here whom it leaves out.
       where: The place in the input, for messages.
@@ -231,6 +298,45 @@ def evaluate(
 
     Raises:
       DataError: A value makes an expression fail, such as a CAST of a text that is no number.
+    """
+    sqls: list[Sql] = []
+    for expression in expressions:
+        if isinstance(expression, Sql):
+            sqls.append(expression)
+            continue
+        yield from _by_sql(sqls, block, is_alive, where)
+        sqls = []
+        yield _by_function(expression, block, is_alive, where)
+    yield from _by_sql(sqls, block, is_alive, where)
+
+
+def _by_function(
+    function: Function, block: pa.RecordBatch, is_alive: np.ndarray, where: str
+) -> pa.BooleanArray:
+    given = block.select([*(function.rule.columns or ())]).filter(pa.array(is_alive))
+    call = function.load()
+    try:
+        found = call(given)
+        if isinstance(found, pa.ChunkedArray):
+            found = found.combine_chunks()
+        found = pa.array(found, pa.bool_())
+    except Exception as error:  # The user's function may raise anything.
+        raise DataError(f"{where}: {function.where}: {functions.said(error)}.") from error
+    if len(found) != given.num_rows:
+        raise DataError(
+            f"{where}: {function.where}: must return a bool for each of {given.num_rows} records, "
+            f"but returned {len(found)}."
+        )
+    return found.take(pa.array(np.cumsum(is_alive) - 1, mask=~is_alive))
+
+
+def _by_sql(
+    expressions: Sequence[Sql], block: pa.RecordBatch, is_alive: np.ndarray, where: str
+) -> Iterator[pa.Array]:
+    """Evaluates them at once, on all records, which is fast.
+
+    Where that fails it may be for a record that is left out: then one by one, each on the records
+    that are alive by then.
     """
     if not expressions:
         return
@@ -249,7 +355,7 @@ def evaluate(
         yield found.take(pa.array(np.cumsum(was_alive) - 1, mask=~was_alive))
 
 
-def _evaluate(expressions: Sequence[tuple[str, str]], block: pa.RecordBatch) -> list[pa.Array]:
+def _evaluate(expressions: Sequence[Sql], block: pa.RecordBatch) -> list[pa.Array]:
     selected = (f"{_cast(text, kind)} AS c{i}" for i, (text, kind) in enumerate(expressions))
     result = sql.query(f"SELECT {', '.join(selected)} FROM block", block)
     if result.num_rows != block.num_rows:

@@ -24,8 +24,16 @@ from beam_jobs.errors import DataError, SpecError
 from beam_jobs.shards import ShardInfo, read_records
 
 MANIFEST = "dataset_info.json"
+LABEL, WEIGHT = "label", "weight"  # The names under which records hold them.
 FORMAT_VERSION = 1
 RUN_AGAIN = "Run `headrace run` with --overwrite."
+# The bits of a class, from the lowest, are the highest ones of red, green, blue, red and so on.
+_PALETTE = [
+    sum(((index >> (3 * bit + color)) & 1) << (7 - bit) for bit in range(3))
+    for index in range(256)
+    for color in range(3)
+]
+_RAW_BYTES = {"uint8": 1, "bfloat16": 2, "float32": 4}
 _MAX_TEXT = 200  # Characters of one value that are shown.
 
 Count = Annotated[int, pydantic.Field(ge=0)]
@@ -35,43 +43,120 @@ class _Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
+class ArrayFile(_Model):
+    """A file beside the manifest that holds statistics, as np.save writes them."""
+
+    file: str
+    shape: tuple[Count, ...]
+    crc32c: str
+
+
+class Vocabulary(_Model):
+    """What the file of a text's vocabulary says."""
+
+    vocabulary: list[str]
+    idf_weights: list[float] | None = None
+
+
+Statistics = dict[str, ArrayFile | list[Any] | float | bool | str | None]
+
+
 class Feature(_Model):
     """How one feature stands in every record."""
 
     dtype: str
-    shape: tuple[Count, ...]
-    stored_as: Literal["float_list", "int64_list", "bytes_list", "raw"]
+    shape: tuple[Count | None, ...]
+    stored_as: Literal["float_list", "int64_list", "bytes_list", "raw", "sparse", "jpeg", "png"]
+    data_format: Literal["channels_last", "channels_first"] = "channels_last"
     normalized: bool = False
     num_categories: Count | None = None
+    kind: str | None = None  # "mask", "boxes" or "classes" of what says something of an image.
+    longest: Count | None = None  # Each record has as many values as it likes, up to so many.
+    is_weight: bool = False  # None of its values is below 0.
+    statistics: Statistics = {}
+    normalization: Statistics = {}
+    vocabulary_file: str | None = None
 
     @pydantic.model_validator(mode="after")
     def _raw_has_a_known_dtype(self) -> Feature:
-        if self.stored_as == "raw" and self.dtype not in ("uint8", "float32"):
-            raise ValueError("dtype must be uint8 or float32 where stored_as is raw")
+        if self.stored_as == "raw" and self.dtype not in _RAW_BYTES:
+            raise ValueError("dtype must be uint8, bfloat16 or float32 where stored_as is raw")
+        if self.is_encoded and (self.dtype, len(self.shape)) != ("uint8", 3):
+            raise ValueError("an image file must be uint8, and its shape have 3 sides")
+        if None in self.shape and not self.is_encoded and not self.is_ragged:
+            raise ValueError("shape must be whole numbers but for image files")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _sparse_has_one_axis(self) -> Feature:
+        if self.stored_as == "sparse" and (self.dtype != "float32" or len(self.shape) != 1):
+            raise ValueError("dtype must be float32, and shape (n,), where stored_as is sparse")
         return self
 
     @property
-    def num_values(self) -> int:
-        """Number of scalars in one record."""
-        return math.prod(self.shape)
+    def array_files(self) -> list[ArrayFile]:
+        """The files that hold its statistics."""
+        said = (*self.statistics.values(), *self.normalization.values())
+        return list(dict.fromkeys(value for value in said if isinstance(value, ArrayFile)))
 
     @property
-    def raw_dtype(self) -> np.dtype:
-        """Type of the values of a feature that is stored as raw bytes, little-endian."""
-        return np.dtype(self.dtype).newbyteorder("<")
+    def is_ragged(self) -> bool:
+        """Whether a record has a list of any length."""
+        return self.longest is not None
+
+    @property
+    def num_values(self) -> int:
+        """Number of scalars in one record; of an image file 1."""
+        return 1 if self.is_encoded else math.prod(side or 0 for side in self.shape)
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether it is an image file."""
+        return self.stored_as in ("jpeg", "png")
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether it is one value of bytes: a file, or an array."""
+        return self.stored_as == "raw" or self.is_encoded
+
+    @property
+    def raw_bytes(self) -> int:
+        """How many bytes an array has that is stored as raw bytes."""
+        return self.num_values * _RAW_BYTES[self.dtype]
+
+    def raw_values(self, data: bytes) -> np.ndarray:
+        """Returns the values that raw bytes hold, one or many records: bfloat16 as float32."""
+        if self.dtype == "bfloat16":  # The upper half of a float32.
+            return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+        return np.frombuffer(data, np.dtype(self.dtype).newbyteorder("<"))
 
 
 class Label(_Model):
     """What the records are labeled with."""
 
-    type: Literal["class", "int64", "float32"]
+    type: Literal["class", "int64", "float32", "multi_label"]
     classes: tuple[str, ...] | None = None
+    class_weights: tuple[float, ...] | None = None
 
     @pydantic.model_validator(mode="after")
     def _classes_have_names(self) -> Label:
-        if (self.type == "class") != (self.classes is not None):
-            raise ValueError("classes must stand where type is class, and only there")
+        if (self.type in ("class", "multi_label")) != (self.classes is not None):
+            raise ValueError(
+                "classes must stand where type is class or multi_label, and only there"
+            )
         return self
+
+    @property
+    def stored(self) -> Feature:
+        """How it stands in every record."""
+        is_float = self.type == "float32"
+        return Feature(
+            dtype="float32" if is_float else "int64",
+            shape=(),
+            stored_as="float_list" if is_float else "int64_list",
+            num_categories=None if self.classes is None else len(self.classes),
+            longest=len(self.classes or ()) if self.type == "multi_label" else None,
+        )
 
 
 class Split(_Model):
@@ -79,6 +164,7 @@ class Split(_Model):
 
     num_examples: Count
     class_counts: dict[str, Count] | None = None
+    label_class_counts: dict[str, dict[str, Count]] = {}
     shards: tuple[ShardInfo, ...]
 
 
@@ -92,19 +178,56 @@ class Manifest(_Model):
     splits: dict[Literal["train", "validation", "test"], Split]
     features: dict[str, Feature]
     label: Label | None = None
+    labels: dict[str, Label] = {}
+    weight: dict[str, Any] | None = None
+    transform_from: dict[str, Any] | None = None
+
+    @property
+    def stored_labels(self) -> dict[str, Label]:
+        """Its labels, by the name under which records hold them."""
+        one = {} if self.label is None else {LABEL: self.label}
+        return one | {f"{LABEL}/{name}": label for name, label in self.labels.items()}
+
+    def class_counts(self, split: str) -> dict[str, dict[str, Count]]:
+        """Returns what is said of a split's classes, by label as `stored_labels`."""
+        said = self.splits[split]  # type: ignore[index]
+        one = {} if said.class_counts is None else {LABEL: said.class_counts}
+        return one | {f"{LABEL}/{name}": counts for name, counts in said.label_class_counts.items()}
 
     def stored_features(self) -> dict[str, Feature]:
-        """Returns the features of a record, the label among them, by name in sorted order."""
-        stored = dict(self.features)
-        if self.label:
-            is_float = self.label.type == "float32"
-            stored["label"] = Feature(
-                dtype="float32" if is_float else "int64",
-                shape=(),
-                stored_as="float_list" if is_float else "int64_list",
-                num_categories=None if self.label.classes is None else len(self.label.classes),
+        """Returns the features of a record, labels and weight among them, by name in sorted order.
+
+        A sparse one is two: its indices and its values.
+        """
+        stored: dict[str, Feature] = {}
+        for name, feature in self.features.items():
+            stored |= _parts(name, feature) if feature.stored_as == "sparse" else {name: feature}
+        stored |= {name: label.stored for name, label in self.stored_labels.items()}
+        if self.weight is not None:
+            stored[WEIGHT] = Feature(
+                dtype="float32", shape=(), stored_as="float_list", is_weight=True
             )
+        if self.transform_from is not None:  # Another dataset's lists are the longest that fit.
+            stored = {name: _without_longest(feature) for name, feature in stored.items()}
         return dict(sorted(stored.items()))
+
+
+def _without_longest(feature: Feature) -> Feature:
+    is_list = feature.is_ragged and feature.shape == (None,)
+    return feature.model_copy(update={"longest": 2**31}) if is_list else feature
+
+
+def _parts(name: str, sparse: Feature) -> dict[str, Feature]:
+    indices: dict[str, Any] = {
+        "dtype": "int64",
+        "stored_as": "int64_list",
+        "num_categories": sparse.shape[0],
+    }
+    values: dict[str, Any] = {"dtype": "float32", "stored_as": "float_list"}
+    return {
+        f"{name}/{part}": Feature(**said, shape=(), longest=sparse.shape[0])
+        for part, said in (("indices", indices), ("values", values))
+    }
 
 
 def read_manifest(directory: str) -> Manifest:
@@ -325,22 +448,28 @@ def _records(directory: str, manifest: Manifest, split: str) -> Iterator[tuple[s
 def _lines(example: dict[str, Values], manifest: Manifest, stem: str, output: str) -> list[str]:
     """Returns one aligned line per feature, the label last, and writes the images."""
     stored = manifest.stored_features()
-    names = sorted(stored, key=lambda name: (name == "label", name))
-    label = _label_name(example, manifest)
+    beside = [*manifest.stored_labels, *([WEIGHT] if manifest.weight is not None else [])]
+    names = [*(name for name in stored if name not in beside), *beside]
+    classes = {
+        name: _class_names(example.get(name), of) for name, of in manifest.stored_labels.items()
+    }
+    label = ", ".join(classes.get(LABEL) or ()) or None
     images = [name for name in names if _is_image(stored[name])]
     shown = {}
     for name in names:
         if name not in example:
             shown[name] = "(missing)"
-        elif name == "label" and label is not None:
-            shown[name] = f"{example[name].values[0]} ({_shortened(label)})"
-        elif stored[name].stored_as == "raw":
+        elif classes.get(name):
+            indices = " ".join(map(str, example[name].values))
+            shown[name] = f"{indices} ({_shortened(', '.join(classes[name] or ()))})"
+        elif stored[name].is_bytes:
             parts = [stem]
             if name in images and len(images) > 1:  # Each file says which feature it shows.
                 parts += [str(images.index(name)), _file_part(name)]
             parts += [] if label is None else [_file_part(label)]
-            path = os.path.join(output, "-".join(parts) + ".png")
-            shown[name] = _raw_text(name, example[name], stored[name], path)
+            suffix = ".jpg" if stored[name].stored_as == "jpeg" else ".png"
+            path = os.path.join(output, "-".join(parts) + suffix)
+            shown[name] = _bytes_text(name, example[name], stored[name], path)
         else:
             shown[name] = _list_text(example[name], stored[name])
     shown |= {name: "(not in the manifest)" for name in sorted(set(example) - set(stored))}
@@ -348,26 +477,29 @@ def _lines(example: dict[str, Values], manifest: Manifest, stem: str, output: st
     return [f"  {printable(name):{width}}  {text}" for name, text in shown.items()]
 
 
-def _label_name(example: dict[str, Values], manifest: Manifest) -> str | None:
-    """Returns the name of the record's class, or None if it has none."""
-    if not manifest.label or manifest.label.classes is None or "label" not in example:
+def _class_names(found: Values | None, label: Label) -> list[str] | None:
+    """Returns the names of a record's classes, or None if it says none."""
+    if found is None or label.classes is None or found.kind != "int64_list":
         return None
-    kind, values = example["label"]
-    if kind != "int64_list" or len(values) != 1 or not 0 <= values[0] < len(manifest.label.classes):
+    is_number = label.type == "multi_label" or len(found.values) == 1
+    if not is_number or not all(0 <= value < len(label.classes) for value in found.values):
         return None
-    return manifest.label.classes[values[0]]
+    return [label.classes[value] for value in found.values]
 
 
 def _is_image(feature: Feature) -> bool:
-    """Says whether a feature's shape is (height, width) or (height, width, 1, 3 or 4 channels)."""
+    """Says whether a feature's shape is (height, width) or that with 1, 3 or 4 channels."""
+    channels = 0 if feature.data_format == "channels_first" else 2
     is_picture = len(feature.shape) == 2 or (
-        len(feature.shape) == 3 and feature.shape[2] in (1, 3, 4)
+        len(feature.shape) == 3 and feature.shape[channels] in (1, 3, 4)
     )
-    return feature.stored_as == "raw" and is_picture and feature.num_values > 0
+    return feature.is_bytes and is_picture and feature.num_values > 0
 
 
 def _list_text(found: Values, feature: Feature) -> str:
     """Returns a list of values as text, one value without brackets."""
+    if feature.kind in ("boxes", "classes"):
+        return _boxes_text(found, feature)
     if found.kind == "bytes_list":
         texts = [
             f'"{_shortened(value.decode(errors="backslashreplace"))}"' for value in found.values
@@ -376,35 +508,66 @@ def _list_text(found: Values, feature: Feature) -> str:
         texts = [str(np.float32(value)) for value in found.values]
     else:
         texts = [str(value) for value in found.values]
-    text = texts[0] if len(texts) == 1 else f"[{', '.join(texts[:10])}{', …' * (len(texts) > 10)}]"
+    is_one = len(texts) == 1 and not feature.is_ragged
+    text = texts[0] if is_one else f"[{', '.join(texts[:10])}{', …' * (len(texts) > 10)}]"
     if feature.num_categories is not None:
         text += f" (of {feature.num_categories})"
     return text
 
 
+def _boxes_text(found: Values, feature: Feature) -> str:
+    """Returns the sides of each box, or its class; those that stand for no box are left out."""
+    sides = (feature.shape[-1] or 1) if len(feature.shape) == 2 else 1
+    values = [f"{value:.4g}" for value in found.values]
+    boxes = [values[start : start + sides] for start in range(0, len(values), sides)]
+    there = [" ".join(box) for box in boxes if box[0] != "-1"]
+    more = ", …" * (len(there) > 10)
+    return f"{len(there)} of at most {len(boxes)}: {', '.join(there[:10])}{more}"
+
+
+def _bytes_text(name: str, found: Values, feature: Feature, path: str) -> str:
+    """Returns what an image or an array is as text, and writes it to the path if it is one."""
+    if not feature.is_encoded:
+        return _raw_text(name, found, feature, path)
+    if found.kind != "bytes_list" or len(found.values) != 1:
+        raise DataError(
+            f"feature {printable(name)!r} must be one image file, but is "
+            f"{found.kind or 'nothing'} of {len(found.values)}"
+        )
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(found.values[0])
+    return f"{feature.stored_as}, {len(found.values[0]):,} bytes, {printable(path)}"
+
+
 def _raw_text(name: str, found: Values, feature: Feature, path: str) -> str:
     """Returns what an array holds as text, and writes it to the path if it is an image."""
-    size = feature.num_values * feature.raw_dtype.itemsize
+    size = feature.raw_bytes
     sizes = [len(value) for value in found.values if isinstance(value, bytes)]
     if found.kind != "bytes_list" or sizes != [size]:
         raise DataError(
             f"feature {printable(name)!r} must be one value of {size} bytes, but is "
             f"{found.kind or 'nothing'} of {sizes or len(found.values)}"
         )
-    array = np.frombuffer(found.values[0], feature.raw_dtype).reshape(feature.shape)
+    shape = [side or 0 for side in feature.shape]
+    array = feature.raw_values(found.values[0]).reshape(shape)
     text = f"{feature.dtype} {feature.shape}"
     if array.size:
         text += f", {array.min()} to {array.max()}"
     if _is_image(feature):
-        _write_png(array, path)
+        is_first = feature.data_format == "channels_first"
+        _write_png(np.moveaxis(array, 0, 2) if is_first else array, path, feature.kind == "mask")
         text += f", {printable(path)}"
-        if feature.dtype == "float32":
+        if feature.dtype != "uint8":
             text += " (smallest value black, largest white)"
     return text
 
 
-def _write_png(array: np.ndarray, path: str) -> None:
-    """Writes uint8 pixels as they are; float32 ones stretched so that they fill 0 to 255."""
+def _write_png(array: np.ndarray, path: str, is_mask: bool = False) -> None:
+    """Writes uint8 pixels as they are; float32 ones stretched so that they fill 0 to 255.
+
+    The values of a mask are indices of a palette that tells them apart.
+    """
     if array.dtype != np.uint8:
         finite = array[np.isfinite(array)].astype(np.float64)
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
@@ -413,7 +576,10 @@ def _write_png(array: np.ndarray, path: str) -> None:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    Image.fromarray(array).save(path)
+    image = Image.fromarray(array)
+    if is_mask:
+        image.putpalette(_PALETTE)
+    image.save(path)
 
 
 def _file_part(name: str) -> str:

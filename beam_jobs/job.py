@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beam_jobs import files, reasons
+from beam_jobs import earlier, files, reasons
 from beam_jobs.config import Spec
+from beam_jobs.earlier import Earlier
 from beam_jobs.errors import DataError
 from beam_jobs.shards import PROGRESS_FOLDER, ShardInfo, ShardWriter, is_intact, shard_name
 from beam_jobs.shuffle import Place
@@ -21,6 +22,7 @@ from beam_jobs.sources import units
 from beam_jobs.sources.listing import File
 
 REJECTED_FOLDER = "rejected"
+_EARLIER_FOLDER = "transform_from"  # Of the progress folder.
 _MIN_UNREADABLE = 10  # So many are borne in any input.
 
 
@@ -40,16 +42,16 @@ class ShardResult:
     Attributes:
       place: Its split and index.
       info: Its entry in the manifest.
-      class_counts: Its records per class.
+      class_counts: Of each label its records per class.
       rejected: Records per reason that turned out to be unreadable while it was written.
-      pixels: Of an image dataset, how often each pixel value occurs: (channels, 256).
+      pixels: Of each image feature, how often each pixel value occurs: (channels, 256).
     """
 
     place: Place
     info: ShardInfo
-    class_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    class_counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     rejected: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    pixels: np.ndarray | None = None
+    pixels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def rejected_name(self) -> str:
@@ -62,21 +64,20 @@ class ShardResult:
             "split": self.place.split,
             "index": self.place.shard,
             "info": self.info.to_json(),
-            "class_counts": dict(self.class_counts),
+            "class_counts": {name: dict(counts) for name, counts in self.class_counts.items()},
             "rejected": dict(self.rejected),
-            "pixels": None if self.pixels is None else self.pixels.tolist(),
+            "pixels": {name: counts.tolist() for name, counts in self.pixels.items()},
         }
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "ShardResult":
         """Reads what `to_json` returned."""
-        pixels = entry["pixels"]
         return cls(
             Place(entry["split"], entry["index"]),
             ShardInfo.from_json(entry["info"]),
-            entry["class_counts"],
+            {name: dict(counts) for name, counts in entry["class_counts"].items()},
             entry["rejected"],
-            None if pixels is None else np.array(pixels, np.int64),
+            {name: np.array(counts, np.int64) for name, counts in entry["pixels"].items()},
         )
 
 
@@ -91,6 +92,7 @@ class Job:
       threads: Threads a worker uses; None for one for each of its own cores.
       block_bytes: Size of the blocks that tables are read in.
       id: Another one for each run: a job may outlive the command that started it.
+      transform_from: The digest of the dataset whose transform is applied; None to learn one.
     """
 
     spec: Spec
@@ -99,6 +101,18 @@ class Job:
     threads: int | None
     block_bytes: int
     id: str = ""
+    transform_from: str | None = None
+
+    @property
+    def earlier(self) -> Earlier | None:
+        """The dataset whose transform is applied, as `save_earlier` left it."""
+        if self.transform_from is None:
+            return None
+        return earlier.left(self._progress(_EARLIER_FOLDER), self.transform_from)
+
+    def save_earlier(self, found: Earlier) -> None:
+        """Leaves what is needed of a dataset where every worker finds it."""
+        found.write(self._progress(_EARLIER_FOLDER))
 
     @functools.cached_property
     def finished(self) -> frozenset[str]:
@@ -267,3 +281,11 @@ def check_readable(read: int, rejected: Mapping[str, int], spec: Spec, output: s
             f"{allowed} allows. Mend the input, or raise it; the records are in "
             f"{files.join(output, REJECTED_FOLDER)}.{table}"
         )
+
+
+def check_any_left(
+    what: str, num_examples: Mapping[str, int], read: int, rejected: Mapping[str, int]
+) -> None:
+    """Raises a DataError if no record is left in any split; `what` is what they are called."""
+    if not any(num_examples.values()):
+        raise DataError(reasons.none_left(what, read, rejected, "any split"))

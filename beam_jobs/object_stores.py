@@ -42,6 +42,11 @@ def is_in(path: str) -> bool:
     return FileSystems.get_scheme(path) in ("gs", "s3")
 
 
+def is_well_formed(path: str) -> bool:
+    """Whether a path in an object store names a bucket and something there."""
+    return not is_in(path) or _OBJECT.fullmatch(path) is not None
+
+
 def fault(error: BaseException) -> str:
     """Returns what a file system complains about, in one line."""
     details = getattr(error, "exception_details", None)
@@ -59,7 +64,7 @@ def fault(error: BaseException) -> str:
 
 def check(path: str) -> None:
     """Raises a SpecError for what would keep Beam trying, or that it takes for an empty folder."""
-    if is_in(path) and not _OBJECT.fullmatch(path):
+    if not is_well_formed(path):
         scheme = FileSystems.get_scheme(path)
         raise SpecError(f"{path}: must name what is in a bucket, as {scheme}://bucket/folder does.")
     if FileSystems.get_scheme(path) != "s3":
@@ -82,11 +87,19 @@ def check(path: str) -> None:
         raise SpecError(f"{path}: {fault(error)}. {what}") from error
 
 
-def read_each(read: Callable[[str], _T], paths: Sequence[str]) -> Iterator[_T]:
-    """Yields what is read of each path, in order: some at a time where each takes an answer."""
+def read_each(
+    read: Callable[..., _T], paths: Sequence[str], *others: Sequence[Any]
+) -> Iterator[_T]:
+    """Yields what is read of each path, in order: some at a time where each takes an answer.
+
+    Args:
+      read: Takes a path, and what the others have at its place.
+      paths: In one file system.
+      others: As long as paths.
+    """
     if not paths or not is_in(paths[0]):  # Of a disk, threads would only wait for the GIL.
-        return map(read, paths)
-    return _readers().map(read, paths)
+        return map(read, paths, *others)
+    return _readers().map(read, paths, *others)
 
 
 @functools.lru_cache

@@ -79,7 +79,7 @@ class MapInThreads(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Passes on the rest."""
         while self._pending:
-            yield from map(_windowed, self._next())
+            yield from map(windowed, self._next())
         self._pool.shutdown()
         progress.report()
 
@@ -120,7 +120,7 @@ class StreamInThreads(MapInThreads):
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Passes on the rest."""
-        yield from map(_windowed, self._until(0))
+        yield from map(windowed, self._until(0))
         self._pool.shutdown()
         progress.report()
 
@@ -167,6 +167,6 @@ class _Made:
         raise concurrent.futures.CancelledError
 
 
-def _windowed(result: Any) -> WindowedValue:
+def windowed(result: Any) -> WindowedValue:
     """Returns a result as what the end of a bundle may yield."""
     return WindowedValue(result, GlobalWindow().max_timestamp(), [GlobalWindow()])

@@ -9,29 +9,32 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from beam_jobs import stateless
+from beam_jobs import dates, stateless, steps, text, vector_graph
 from beam_jobs.analysis import FeatureStatistics, Statistics
-from beam_jobs.config import MISSING_TOKEN, Column, Spec
-from beam_jobs.errors import DataError
+from beam_jobs.config import MISSING_TOKEN, Column, Date, Sparse, Spec, Tabular, Text
 
 Inputs = Mapping[str, Any]
-# 2**62, so that a fingerprint fits into int64. Tokens are found by binary search over fingerprints:
-# TFT cannot save a lookup table that an analyzer fills, and tables are slow to trace.
-_FINGERPRINTS = 2**62
+_TYPES = {"timestamp": "int64"}  # Microseconds since 1970 UTC.
 
 
 def sparse_columns(spec: Spec) -> set[str]:
-    """Returns the raw columns that may be missing in transform_fn: no feature of them rejects."""
-    required = {f.column for f in spec.columns.values() if f.missing == "reject"}
-    return {str(f.column) for f in spec.columns.values() if f.column not in required}
+    """Returns the raw columns that are sparse in transform_fn.
+
+    They may be missing, since no feature of them rejects that, or hold lists of any length.
+    """
+    ragged = {column for column, vector in spec.lists.items() if vector.is_ragged}
+    return set(spec.inputs) - set(spec.required) | ragged
 
 
 def feature_spec(spec: Spec) -> dict[str, Any]:
     """Returns the TF feature spec of the raw columns that transform_fn takes."""
-    dtypes = {str(f.column): tf.as_dtype(f.dtype) for f in spec.columns.values()}
+    dtypes = {k: tf.as_dtype(_TYPES.get(dtype, dtype)) for k, dtype in spec.inputs.items()}
     sparse = sparse_columns(spec)
+    shapes = {column: [vector.size] for column, vector in spec.lists.items()}
     return {
-        column: tf.io.VarLenFeature(dtype) if column in sparse else tf.io.FixedLenFeature([], dtype)
+        column: tf.io.VarLenFeature(dtype)
+        if column in sparse
+        else tf.io.FixedLenFeature(shapes.get(column, []), dtype)
         for column, dtype in dtypes.items()
     }
 
@@ -85,52 +88,67 @@ class _Group:
 def _groups(spec: Spec) -> list[_Group]:
     """Returns what the graph needs of the statistics."""
     groups: dict[Any, _Group] = {}
-    for name, feature in spec.columns.items():
-        for key, (dtype, shape, value) in _feature_slots(feature).items():
+    needed = {name: _feature_slots(feature) for name, feature in spec.columns.items()}
+    needed |= {name: vector_graph.slots(vector) for name, vector in spec.vectors.items()}
+    for name, slots in needed.items():
+        for key, (dtype, shape, value) in slots.items():
             group = groups.setdefault((dtype, shape), _Group(dtype, shape))
             group.slots.append(_Slot(name, key, value))
     return list(groups.values())
 
 
-def _feature_slots(feature: Column) -> dict[str, tuple[tf.DType, tuple[int | None, ...], Any]]:
-    exact = _is_exact_int(feature)
-    number = tf.int64 if exact else tf.float64
-    needed: dict[str, tuple[tf.DType, tuple[int | None, ...], Any]] = {}
-    if feature.missing in ("mean", "median"):
-        needed["fill"] = (tf.float64, (), lambda s: s.fill)
-    if exact and feature.last_step in ("center", "scale_to_z_score"):
-        needed["offset"] = (tf.int64, (), lambda s: s.offset)
-    match feature.last_step:
-        case "center":
-            needed["mean"] = (tf.float64, (), lambda s: s.mean_above_offset if exact else s.mean)
-        case "scale_to_z_score":
-            needed["mean"] = (tf.float64, (), lambda s: s.mean_above_offset if exact else s.mean)
-            needed["std"] = (tf.float64, (), lambda s: s.std or 1.0)
-        case "scale_to_0_1":
-            needed["min"] = (number, (), lambda s: s.seen.min)
-            # The range of int64 does not fit into int64: it is exact in Python, then rounded once.
-            needed["range"] = (tf.float64, (), lambda s: float(s.seen.max - s.seen.min))
-        case "bucketize":
-            needed["edges"] = (number, (None,), lambda s: s.edges)
-        case "compute_and_apply_vocabulary":
-            needed["tokens"] = (tf.string, (None,), lambda s: _by_fingerprint(s)[0])
-            needed["fingerprints"] = (tf.int64, (None,), lambda s: _by_fingerprint(s)[1])
-            needed["indices"] = (tf.int64, (None,), lambda s: _by_fingerprint(s)[2])
+_Slots = dict[str, tuple[tf.DType, tuple[int | None, ...], Any]]
+
+
+def _feature_slots(feature: Tabular) -> _Slots:
+    if isinstance(feature, Date | Sparse):
+        return {}
+    if isinstance(feature, Text):
+        return _text_slots(feature)
+    needed: _Slots = {}
+    if feature.is_fill_learned:
+        dtype = tf.float64 if feature.dtype == "float32" else tf.as_dtype(feature.dtype)
+        needed["fill"] = (dtype, (), _fill_of)
+    if feature.last_step == "compute_and_apply_vocabulary":
+        needed |= _vocabulary_slots()
+    step = steps.of(feature)
+    for key, (dtype, shape) in step.slots.items() if step else ():
+        needed[key] = (dtype, shape, lambda s, key=key: s.learned[key])
+    if feature.is_sparse:
+        needed["depth"] = (tf.int64, (), lambda s: s.depth)
     return needed
 
 
-def _is_exact_int(feature: Column) -> bool:
-    return feature.dtype == "int64" and not feature.stateless_steps
+def _fill_of(statistics: FeatureStatistics) -> Any:
+    fill = statistics.fill
+    return fill.encode() if isinstance(fill, str) else fill
 
 
-def _by_fingerprint(statistics: FeatureStatistics) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns tokens, fingerprints and indices of a vocabulary, ordered by fingerprint."""
-    tokens = np.array([*(statistics.vocabulary or ())], dtype=object)
-    hashed = tf.strings.to_hash_bucket_fast(tf.constant(tokens, tf.string), _FINGERPRINTS).numpy()
-    order = np.argsort(hashed, kind="stable")
-    if np.unique(hashed).size != hashed.size:
-        raise DataError("two tokens of a vocabulary have one 62-bit fingerprint. Use hash_strings.")
-    return tokens[order], hashed[order], order.astype(np.int64)
+def _text_slots(feature: Text) -> _Slots:
+    needed: _Slots = {} if feature.tokenizer else _vocabulary_slots()
+    if feature.is_sparse:
+        needed["depth"] = (tf.int64, (), lambda s: s.depth)
+    if feature.output_mode == "tf_idf":
+        needed["idf"] = (tf.float32, (None,), lambda s: s.idf)
+    return needed
+
+
+def _vocabulary_slots() -> _Slots:
+    def value(key: str) -> Callable[[FeatureStatistics], np.ndarray]:
+        return lambda s: text.by_fingerprint(s.vocabulary or ())[key]
+
+    dtypes = {"tokens": tf.string, "fingerprints": tf.int64, "indices": tf.int64}
+    return {key: (dtype, (None,), value(key)) for key, dtype in dtypes.items()}
+
+
+def _is_exact_int(feature: Tabular) -> bool:
+    """Whether whole numbers stay so until the statistical step has them."""
+    if isinstance(feature, Date):
+        return True
+    if not isinstance(feature, Column) or feature.dtype != "int64" or feature.stateless_steps:
+        return False
+    step = steps.of(feature)
+    return step is None or step.is_int
 
 
 class _GiveStatistics(beam.PTransform):
@@ -167,6 +185,12 @@ def preprocessing_fn(
         outputs: dict[str, tf.Tensor] = {}
         for features in _alike(spec):
             outputs |= _transform(features, inputs, known)
+        for name, vector in spec.vectors.items():
+            given = [inputs[column] for column in spec.inputs_of(name)]
+            found = vector_graph.transformed(given, vector, known.get(name, {}))
+            outputs |= {f"{name}{ending}": tensor for ending, tensor in found.items()}
+        for name, cross in spec.crosses.items():
+            outputs[name] = _crossed([outputs[other] for other in cross.of], cross.hash_buckets)
         return outputs
 
     return preprocess
@@ -197,24 +221,29 @@ def _any_values(inputs: Inputs) -> tf.Tensor:
     return first.values if isinstance(first, tf.SparseTensor) else first
 
 
-def _alike(spec: Spec) -> list[dict[str, Column]]:
+def _alike(spec: Spec) -> list[dict[str, Tabular]]:
     """Returns the features, together those that the same ops can transform."""
-    kinds: dict[Any, dict[str, Column]] = {}
+    kinds: dict[Any, dict[str, Tabular]] = {}
     sparse = sparse_columns(spec)
     for name, feature in spec.columns.items():
-        is_alone = feature.dtype == "string" or feature.last_step == "bucketize"
-        kind = feature.dtype, feature.transforms, str(feature.column) in sparse
+        step = steps.of(feature) if isinstance(feature, Column) else None
+        has_vectors = step is not None and any(shape for _, shape in step.slots.values())
+        is_alone = not isinstance(feature, Column) or feature.dtype == "string" or has_vectors
+        options = (feature.transforms, feature.options) if isinstance(feature, Column) else ()
+        kind = feature.dtype, options, str(feature.column) in sparse
         kinds.setdefault(name if is_alone else kind, {})[name] = feature
     return list(kinds.values())
 
 
 def _transform(
-    features: Mapping[str, Column], inputs: Inputs, known: Mapping[str, Mapping[str, tf.Tensor]]
+    features: Mapping[str, Tabular],
+    inputs: Inputs,
+    known: Mapping[str, Mapping[str, tf.Tensor]],
 ) -> dict[str, tf.Tensor]:
     """Returns the outputs of features that are alike and, if asked for, their indicators.
 
-    Each is (batch_size,). Numbers become rows of one tensor, for TFT traces a graph seven times and
-    takes 0.3 ms for an op.
+    Each is (batch_size,), but for those of texts. Numbers become rows of one tensor, for TFT traces
+    a graph seven times and takes 0.3 ms for an op.
     """
     outputs: dict[str, tf.Tensor] = {}
     for name, feature in features.items():
@@ -223,10 +252,21 @@ def _transform(
         if feature.indicator:
             absent = tf.zeros_like(outputs[name], tf.int64) if is_missing is None else is_missing
             outputs[f"{name}_missing"] = tf.cast(absent, tf.int64)
-    if feature.dtype == "string":
-        return outputs | {name: _text(feature, outputs[name], known.get(name, {}))}
+    if isinstance(feature, Date):
+        parts = dates.features(outputs[name], feature)
+        return {f"{name}{ending}": values for ending, values in parts.items()}
+    if isinstance(feature, Text):
+        return {name: text.vectorized(outputs[name], feature, known.get(name, {}))}
+    if isinstance(feature, Sparse):
+        return {name: vector_graph.entries(outputs[name], feature)}
     if len(features) == 1:
-        return outputs | {name: _number(feature, outputs[name], known.get(name, {}))}
+        mine, step = known.get(name, {}), steps.of(feature)
+        if step is not None and feature.key is not None:
+            mine = step.of_records(mine, inputs[feature.key])
+        apply = _string if feature.dtype == "string" else _number
+        values = apply(feature, outputs[name], mine)
+        made = _one_hot(values, known[name]["depth"]) if feature.is_sparse else values
+        return outputs | {name: made}
     rows = {
         key: tf.expand_dims(tf.stack([known[other][key] for other in features]), 1)
         for key in known.get(name, {})
@@ -237,7 +277,7 @@ def _transform(
 
 
 def _filled(
-    feature: Column, given: Any, known: Mapping[str, tf.Tensor]
+    feature: Tabular, given: Any, known: Mapping[str, tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Returns the values with missing ones filled in, and where these are: both (batch_size,).
 
@@ -245,7 +285,7 @@ def _filled(
     """
     if not isinstance(given, tf.SparseTensor):
         return given, None
-    stays = feature.dtype == "string" or _is_exact_int(feature)
+    stays = given.dtype == tf.string or _is_exact_int(feature)
     values = given.values if stays else tf.cast(given.values, tf.float64)
     rows, num_rows = given.indices[:, :1], given.dense_shape[:1]
     fill = tf.fill(num_rows, _fill(feature, values.dtype, known))
@@ -255,9 +295,11 @@ def _filled(
     return tf.tensor_scatter_nd_update(fill, rows, values), is_missing
 
 
-def _fill(feature: Column, dtype: tf.DType, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
+def _fill(feature: Tabular, dtype: tf.DType, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
     if "fill" in known:
-        return known["fill"]
+        return known["fill"] if dtype == tf.string else tf.cast(known["fill"], dtype)
+    if isinstance(feature, Date):
+        return tf.constant(feature.fill, dtype)
     if feature.dtype == "string":
         return tf.constant(MISSING_TOKEN if feature.missing == "token" else str(feature.missing))
     if feature.dtype == "float32":
@@ -265,7 +307,7 @@ def _fill(feature: Column, dtype: tf.DType, known: Mapping[str, tf.Tensor]) -> t
     return tf.cast(tf.constant(int(feature.missing), tf.int64), dtype)
 
 
-def _text(feature: Column, values: tf.Tensor, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
+def _string(feature: Column, values: tf.Tensor, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
     if feature.last_step == "hash_strings":
         return tf.strings.to_hash_bucket_fast(values, int(feature.hash_buckets or 1))
     if feature.last_step == "compute_and_apply_vocabulary":
@@ -276,47 +318,31 @@ def _text(feature: Column, values: tf.Tensor, known: Mapping[str, tf.Tensor]) ->
 def _lookup(values: tf.Tensor, known: Mapping[str, tf.Tensor], num_oov_buckets: int) -> tf.Tensor:
     """Returns the index of each text in the vocabulary, or behind it: int64 (batch_size,)."""
     size = tf.size(known["tokens"], tf.int64)
-    # A sentinel behind the end, so that an empty vocabulary can be gathered from too.
-    tokens = tf.concat([known["tokens"], [""]], 0)
-    indices = tf.concat([known["indices"], [-1]], 0)
-    hashed = tf.strings.to_hash_bucket_fast(values, _FINGERPRINTS)
-    position = tf.searchsorted(known["fingerprints"], hashed)
-    index = tf.gather(indices, position)
-    is_known = tf.logical_and(tf.equal(tf.gather(tokens, position), values), index >= 0)
-    return tf.where(is_known, index, size + tf.strings.to_hash_bucket_fast(values, num_oov_buckets))
+    index = text.find(values, known)
+    unknown = size + tf.strings.to_hash_bucket_fast(values, num_oov_buckets)
+    return tf.where(index >= 0, index, unknown)
+
+
+def _crossed(categories: Sequence[tf.Tensor], hash_buckets: int) -> tf.Tensor:
+    """Returns the category of each combination, as keras.layers.HashedCrossing: (batch_size,)."""
+    columns = [tf.expand_dims(values, 1) for values in categories]
+    return tf.sparse.cross_hashed(columns, hash_buckets).values
 
 
 def _number(feature: Column, values: tf.Tensor, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
     """Applies the chain in float64 and rounds to float32 once, last."""
     if not _is_exact_int(feature):
         values = stateless.apply(tf.cast(values, tf.float64), feature.stateless_steps)
-    match feature.last_step:
-        case None if not feature.transforms:
-            return values if feature.dtype == "int64" else tf.cast(values, tf.float32)
-        case "bucketize":
-            return tf.searchsorted(known["edges"], values, side="right", out_type=tf.int64)
-        case "center":
-            values = _above_offset(values, known) - known["mean"]
-        case "scale_to_z_score":
-            values = (_above_offset(values, known) - known["mean"]) / known["std"]
-        case "scale_to_0_1":
-            distance = _difference(values, known["min"])
-            is_constant = tf.equal(known["range"], 0)
-            scaled = distance / tf.where(is_constant, tf.ones([], tf.float64), known["range"])
-            values = tf.where(is_constant, tf.zeros_like(scaled), scaled)
-    return tf.cast(values, tf.float32)
+    step = steps.of(feature)
+    if step is not None:
+        values = step.apply(values, known)
+    if values.dtype == tf.int64:
+        return values
+    return tf.cast(stateless.apply(values, feature.later_steps), tf.float32)
 
 
-def _above_offset(values: tf.Tensor, known: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Returns values as float64; whole ones less an offset, so that large ones keep their units."""
-    return _difference(values, known["offset"]) if "offset" in known else values
-
-
-def _difference(values: tf.Tensor, low: tf.Tensor) -> tf.Tensor:
-    """Returns values - low in float64; of int64 the exact difference, rounded once."""
-    if values.dtype != tf.int64:
-        return values - low
-    is_above = values >= low
-    high, low = tf.where(is_above, values, low), tf.where(is_above, low, values)
-    distance = tf.cast(tf.cast(high, tf.uint64) - tf.cast(low, tf.uint64), tf.float64)
-    return tf.where(is_above, distance, -distance)
+def _one_hot(index: tf.Tensor, depth: tf.Tensor) -> tf.SparseTensor:
+    """Returns a 1 where each index says, int64 (batch_size,): float32 (batch_size, depth)."""
+    rows = tf.range(tf.size(index, tf.int64))
+    shape = tf.stack([tf.size(index, tf.int64), depth])
+    return tf.SparseTensor(tf.stack([rows, index], 1), tf.ones_like(index, tf.float32), shape)

@@ -1,9 +1,23 @@
 """The reasons that a record is set aside for, filters' own names apart."""
 
-STRUCTURE = ("ragged_row", "bad_encoding", "nul_byte", "undecodable_image", "too_large_image")
-VALUE_CAUSES = ("unparsable", "non_finite")  # Each with the column: `unparsable_<column>`.
+from collections.abc import Mapping
 
-_UNREADABLE_PREFIXES = tuple(f"{cause}_" for cause in VALUE_CAUSES)
+STRUCTURE = (
+    "ragged_row",
+    "bad_encoding",
+    "nul_byte",
+    "broken_json",
+    "undecodable_example",
+    "undecodable_image",
+    "too_large_image",
+    "mask_size",
+    "box_outside",
+    "too_many_boxes",
+)
+# Each with the column: `unparsable_<column>`.
+VALUE_CAUSES = ("unparsable", "non_finite", "wrong_size", "wrong_index")
+
+_UNREADABLE_PREFIXES = (*(f"{cause}_" for cause in VALUE_CAUSES), "missing_file_")
 
 
 def is_unreadable(reason: str) -> bool:
@@ -13,5 +27,18 @@ def is_unreadable(reason: str) -> bool:
 
 def is_taken(name: str) -> bool:
     """Whether no filter may have this name, since its records would be counted as others."""
-    rules = ("no_label", "no_split")
+    rules = (
+        *("no_label", "unknown_label", "no_weight", "negative_weight"),
+        *("no_split", "smaller_than_crop"),
+    )
     return is_unreadable(name) or name in rules or name.startswith(("missing_", "null_in_"))
+
+
+def none_left(what: str, read: int, rejected: Mapping[str, int], where: str = "train") -> str:
+    """Returns the message that a job ends with when nothing is left to learn from."""
+    counts = sorted((-count, reason) for reason, count in rejected.items() if count)
+    listed = ", ".join(f"{reason} {-count:,}" for count, reason in counts)
+    return (
+        f"no {what} is left in {where}: {read:,} were read, and {sum(rejected.values()):,} rejected"
+        f"{f' ({listed})' if listed else ''}. Loosen the filters, or change the split."
+    )

@@ -23,8 +23,15 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx_bsl.public import tfxio
 
 from beam_jobs import engines, files
+from beam_jobs.hidden import hidden
 
+# TFT imports it if it is there, half a second, for the ops of a graph that may have some of it.
+_ADDON = "tensorflow_text"
 _ARROW_TYPES = {tf.float32: pa.float32(), tf.int64: pa.int64(), tf.string: pa.binary()}
+_FOLDERS = (
+    tft.TFTransformOutput.TRANSFORM_FN_DIR,
+    tft.TFTransformOutput.TRANSFORMED_METADATA_DIR,
+)
 _PreprocessingFn = Callable[[Any], dict[str, tf.Tensor]]
 _loaded: dict[str, Any] = {}  # The last one that this process used.
 _LOADING = threading.Lock()
@@ -71,21 +78,22 @@ def trace(
     """Lets TFT trace and save a preprocessing_fn.
 
     Args:
-      make: Takes the PCollection of the statistics and returns the preprocessing_fn.
+      make: Takes the PCollection of the statistics and returns the preprocessing_fn. Whose ops are
+        tensorflow-text's, has imported it before.
       feature_spec: The TF feature spec of its inputs.
       statistics: What its analyzer hands over.
     """
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
-        with tft_beam.Context(temp_dir=os.path.join(folder, "temp")):
+        with hidden(_ADDON), tft_beam.Context(temp_dir=os.path.join(folder, "temp")):
             with _pipeline() as pipeline:
                 given = pipeline | "Statistics" >> beam.Create([statistics], reshuffle=False)
                 data = pipeline | "EmptyBatch" >> beam.Create(
                     [_empty(feature_spec)], reshuffle=False
                 )
-                config = _adapter(feature_spec)
+                config = adapter(feature_spec)
                 transform_fn = (data, config) | "Analyze" >> tft_beam.AnalyzeDataset(make(given))
                 transform_fn | "Write" >> tft_beam.WriteTransformFn(os.path.join(folder, "saved"))
-        return _read(os.path.join(folder, "saved"))
+        return read(os.path.join(folder, "saved"))
 
 
 def _pipeline() -> beam.Pipeline:
@@ -97,13 +105,12 @@ def _pipeline() -> beam.Pipeline:
         FileSystems.set_options(before)
 
 
-def _read(folder: str) -> SavedTransform:
+def read(folder: str) -> SavedTransform:
+    """Returns what `SavedTransform.write` wrote below a dataset folder, perhaps nothing."""
     contents, digest = {}, hashlib.sha256()
-    for parent, _, names in sorted(os.walk(folder)):
-        for name in sorted(names):
-            path = os.path.join(parent, name)
-            with open(path, "rb") as file:
-                contents[os.path.relpath(path, folder)] = data = file.read()
+    for top in _FOLDERS:
+        for name in files.below(files.join(folder, top)):
+            contents[f"{top}/{name}"] = data = files.read(files.join(folder, top, name)) or b""
             digest.update(data)
     return SavedTransform(contents, digest.hexdigest())
 
@@ -115,7 +122,8 @@ def _empty(feature_spec: Mapping[str, Any]) -> pa.RecordBatch:
     return pa.record_batch(arrays, list(feature_spec))
 
 
-def _adapter(feature_spec: Mapping[str, Any]) -> tfxio.TensorAdapterConfig:
+def adapter(feature_spec: Mapping[str, Any]) -> tfxio.TensorAdapterConfig:
+    """Returns how TFT makes tensors of record batches of lists."""
     tensors = {name: _representation(name, feature) for name, feature in feature_spec.items()}
     return tfxio.TensorAdapterConfig(_empty(feature_spec).schema, tensors)
 
@@ -125,4 +133,6 @@ def _representation(name: str, feature: Any) -> schema_pb2.TensorRepresentation:
     if isinstance(feature, tf.io.VarLenFeature):
         return kinds(varlen_sparse_tensor=kinds.VarLenSparseTensor(column_name=name))
     shape = schema_pb2.FixedShape()
+    for size in feature.shape:
+        shape.dim.add(size=size)
     return kinds(dense_tensor=kinds.DenseTensor(column_name=name, shape=shape))

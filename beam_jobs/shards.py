@@ -27,6 +27,7 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs import files, object_stores
 from beam_jobs.errors import DataError
+from beam_jobs.shard_index import ShardIndex
 
 Compression = Literal["gzip", "none"]
 
@@ -65,6 +66,7 @@ class ShardInfo:
       bytes: Size of the file.
       crc32c: Of the whole file, 8 lower-case hexadecimal digits.
       crc32c_uncompressed: Of the uncompressed TFRecord stream, the same with any zlib.
+      index: Where it can be entered, see `shard_index`; "" if compressed.
     """
 
     file: str
@@ -72,6 +74,7 @@ class ShardInfo:
     bytes: int
     crc32c: str
     crc32c_uncompressed: str
+    index: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the shard's entry in `dataset_info.json`."""
@@ -79,8 +82,12 @@ class ShardInfo:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> ShardInfo:
-        """Returns the shard of an entry of `dataset_info.json`; other keys are left out."""
-        return cls(**{field.name: entry[field.name] for field in dataclasses.fields(cls)})
+        """Returns the shard of an entry of `dataset_info.json`; other keys are left out.
+
+        An entry of an earlier version has no index.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in entry.items() if name in names})
 
 
 def shard_name(split: str, index: int, count: int, compression: Compression) -> str:
@@ -122,6 +129,11 @@ def frame_records(examples: pa.LargeBinaryArray | pa.BinaryArray) -> memoryview:
         pa.scalar(b"", pa.large_binary()),
     )
     return memoryview(framed.buffers()[2])[: int(lengths.sum()) + _OVERHEAD_BYTES * len(examples)]
+
+
+def framed_sizes(examples: pa.LargeBinaryArray | pa.BinaryArray) -> np.ndarray:
+    """Returns how many bytes each example takes in a shard: int64 (num_examples,)."""
+    return pc.binary_length(examples).to_numpy().astype(np.int64) + _OVERHEAD_BYTES
 
 
 def _length_crcs(lengths: np.ndarray) -> np.ndarray:
@@ -256,6 +268,7 @@ class ShardWriter:
         self._pending = bytearray()  # The member that is filling up.
         self._members: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
         self._num_examples = self._bytes = self._crc_file = self._crc_uncompressed = 0
+        self._index = ShardIndex()
         self._is_open = True
         progress = files.join(directory, PROGRESS_FOLDER)
         self._output = files.NewFile(files.join(directory, file), progress)
@@ -268,8 +281,13 @@ class ShardWriter:
         """Aborts unless closed."""
         self.abort()
 
-    def write(self, framed: bytes | memoryview, num_examples: int) -> None:
-        """Appends framed records, see `frame_records`. The cuts between calls leave no trace."""
+    def write(self, framed: bytes | memoryview, sizes: np.ndarray) -> None:
+        """Appends records. The cuts between calls leave no trace.
+
+        Args:
+          framed: See `frame_records`.
+          sizes: See `framed_sizes`.
+        """
         data = np.frombuffer(framed, np.uint8)  # The CRC takes slices of it without a copy.
         for start in range(0, len(data), MEMBER_BYTES):
             piece = data[start : start + MEMBER_BYTES]
@@ -278,7 +296,9 @@ class ShardWriter:
                 self._put(piece)
         if self._is_gzip:
             self._fill_members(data)
-        self._num_examples += num_examples
+        else:
+            self._index.add(sizes)
+        self._num_examples += len(sizes)
 
     def close(self) -> ShardInfo:
         """Puts the shard into its place, replacing a leftover of that name.
@@ -298,7 +318,9 @@ class ShardWriter:
             raise
         self._is_open = False
         crcs = (self._crc_file if self._is_gzip else self._crc_uncompressed, self._crc_uncompressed)
-        return ShardInfo(self._file, self._num_examples, self._bytes, *map("{:08x}".format, crcs))
+        in_hex = (f"{crcs[0]:08x}", f"{crcs[1]:08x}")
+        index = str(self._index)
+        return ShardInfo(self._file, self._num_examples, self._bytes, *in_hex, index=index)
 
     def abort(self) -> None:
         """Removes what was written; does nothing after `close` or a second time."""
@@ -373,6 +395,7 @@ class ShardReader:
         self._is_gzip = compression == "gzip"
         self._gzip_fault = ""  # Raised when the bytes before it are used up.
         self._offset = 0  # Of the record that is being read, in the uncompressed stream.
+        self._index = ShardIndex()
         self._buffer = b""
         self._position = 0
         self._input = _open(path)
@@ -419,7 +442,7 @@ class ShardReader:
         name = FileSystems.split(self.path)[1]
         crc_uncompressed = self._crc_uncompressed if self._is_gzip else self._crc
         crcs = (f"{self._crc:08x}", f"{crc_uncompressed:08x}")
-        return ShardInfo(name, self.num_examples, self._bytes, *crcs)
+        return ShardInfo(name, self.num_examples, self._bytes, *crcs, index=str(self._index))
 
     def _fill(self, size: int) -> bool:
         """Reads on until `size` bytes are buffered or the stream ends; says whether any byte is."""
@@ -469,8 +492,11 @@ class ShardReader:
         return data
 
     def _count(self, batch: list[bytes]) -> None:
+        sizes = np.fromiter(map(len, batch), np.int64, len(batch)) + _OVERHEAD_BYTES
         self.num_examples += len(batch)
-        self._offset += sum(map(len, batch)) + _OVERHEAD_BYTES * len(batch)
+        self._offset += int(sizes.sum())
+        if not self._is_gzip:
+            self._index.add(sizes)
 
     def _checked_size(self, header: bytes) -> int:
         """Returns the length of a record's data, in bytes."""

@@ -8,15 +8,27 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsIter, AsList, AsSingleton
 
-from beam_jobs import image_records, image_shards, planning, shuffle, tables
+from beam_jobs import (
+    functions,
+    image_records,
+    image_shards,
+    image_tables,
+    planning,
+    shuffle,
+    strata,
+    tables,
+    tft_functions,
+)
+from beam_jobs.config import LABEL
 from beam_jobs.image_shards import Counts
 from beam_jobs.job import Job, Unit
 from beam_jobs.parallel import MapInThreads, StreamInThreads
 from beam_jobs.rows import Plan
 from beam_jobs.saved_transform import SavedTransform
 from beam_jobs.shuffle import Place, Spill
-from beam_jobs.sources import csv_files
+from beam_jobs.sources import blocks, formats
 from beam_jobs.sources.listing import File
+from beam_jobs.splits import Strata
 from beam_jobs.summaries import Summary
 
 _HEADER_THREADS = 2  # Small reads fight for the GIL: four threads take twice as long as one.
@@ -78,6 +90,7 @@ class ReadListing(beam.PTransform):
         return pipeline | "Impulse" >> beam.Impulse() | "Read" >> beam.FlatMap(self._read)
 
     def _read(self, _: bytes) -> list[Unit]:
+        functions.check(self.job.spec)  # Before anything is read: a worker may lack the module.
         return self.job.listed()
 
 
@@ -95,7 +108,7 @@ class ListFiles(beam.PTransform):
         listed = (
             pipeline
             | "Impulse" >> beam.Impulse()
-            | "Parts" >> beam.FlatMap(lambda _: planning.parts(self.job))
+            | "Parts" >> beam.FlatMap(self._parts)
             | "Spread" >> beam.Reshuffle()
             | "List" >> beam.FlatMap(self._list).with_outputs("hashes", main="parts")
         )
@@ -111,6 +124,10 @@ class ListFiles(beam.PTransform):
             | "Number" >> beam.FlatMap(self._number, AsIter(checked))
         )
 
+    def _parts(self, _: bytes) -> Iterable[Any]:
+        functions.check(self.job.spec)
+        return planning.parts(self.job)
+
     def _list(self, numbered: Any) -> Iterable[Any]:
         part, found = planning.list_part(numbered, self.job)
         yield part
@@ -123,66 +140,136 @@ class ListFiles(beam.PTransform):
 
 @dataclasses.dataclass(eq=False)
 class ScanFiles(beam.PTransform):
-    """Finds the blocks of CSV files.
+    """Finds the blocks of the files of a table.
 
     Input:  PCollection[Unit] of files.
-    Output: PCollection[csv_files.Unit], numbered in the order of the files.
+    Output: PCollection[blocks.Unit], numbered in the order of the files.
     """
 
     job: Job
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
-        """Checks that all files have the same columns, on the way."""
-        files = units | "Files" >> beam.FlatMap(self.job.read_unit)
+        """Checks that the columns of all files go together, on the way."""
+        files = units | "Files" >> beam.FlatMap(self._files)
         if self.job.temp_folder is None:
             files |= "SpreadFiles" >> beam.Reshuffle()
         return (
             files
-            | "Scan" >> _in_threads(self._scan, self.job)  # csv_files.Unit, one a file
+            | "Scan" >> _in_threads(self._scan, self.job)  # blocks.Unit, one a file
             | "List" >> Gather()
-            | "Number" >> beam.FlatMap(_numbered)
+            | "Number" >> beam.FlatMap(self._numbered)
             | "Spread" >> beam.Reshuffle()
         )
 
-    def _scan(self, file: File) -> list[csv_files.Unit]:
-        unit = csv_files.scan(file, self.job.spec.source, self.job.block_bytes)
-        return [] if unit is None else [unit]
+    def _files(self, unit: Unit) -> list[list[File]]:
+        """Returns what is scanned in one go."""
+        files = self.job.read_unit(unit)
+        return [files] if self.job.spec.source.is_file_a_record else [[file] for file in files]
 
+    def _scan(self, files: list[File]) -> list[blocks.Unit]:
+        return formats.scan(files, self.job.spec.source, self.job.block_bytes)
 
-def _numbered(scanned: list[csv_files.Unit]) -> list[csv_files.Unit]:
-    ordered = sorted(scanned, key=lambda unit: unit.file.path)
-    csv_files.check_columns(ordered)
-    units = [unit for whole in ordered for unit in csv_files.units(whole)]
-    return [dataclasses.replace(unit, index=index) for index, unit in enumerate(units)]
+    def _numbered(self, scanned: list[blocks.Unit]) -> list[blocks.Unit]:
+        ordered = sorted(scanned, key=lambda unit: unit.file.path)
+        units = formats.of(self.job.spec.source).units(ordered)
+        return [dataclasses.replace(unit, index=index) for index, unit in enumerate(units)]
 
 
 @dataclasses.dataclass(eq=False)
-class AnalyzeRecords(beam.PTransform):
-    """Reads every record and sums up what is asked of train.
+class SaveKeys(beam.PTransform):
+    """Reads every record for what a stratified split has to know of it.
 
-    Input:  PCollection[csv_files.Unit].
-    Output: PCollection of one tables.Analysis.
+    Input:  PCollection[blocks.Unit].
+    Output: PCollection[strata.Keys].
     """
 
     job: Job
     plan: Plan
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
+        """Where a class is cut can be known only when all of it was read."""
+        save = functools.partial(tables.save_keys, plan=self.plan, job=self.job)
+        return units | "Save" >> _in_threads(save, self.job)
+
+
+@dataclasses.dataclass(eq=False)
+class FindStrata(beam.PTransform):
+    """Finds where a stratified split cuts each class.
+
+    Input:  PCollection[strata.Keys] of all records.
+    Output: PCollection of one splits.Strata.
+    """
+
+    job: Job
+
+    def expand(self, keys: beam.PCollection) -> beam.PCollection:
+        """What is gathered says where the keys lie: they are in files."""
+        return (
+            keys
+            | "Gather" >> beam.CombineGlobally(_Sum(strata.Keys()))
+            | "Find" >> beam.Map(self._find)
+        )
+
+    def _find(self, found: strata.Keys) -> Strata:
+        return strata.find(found, self.job.spec, self.job.temp_folder)
+
+
+@dataclasses.dataclass(eq=False)
+class AnalyzeRecords(beam.PTransform):
+    """Reads every record and sums up what is asked of train.
+
+    Input:  PCollection[blocks.Unit].
+    Output: PCollection of one tables.Analysis.
+    """
+
+    job: Job
+    plan: Plan
+    strata: beam.PCollection | None  # of one splits.Strata
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
         """Rejected records are written on the way."""
-        summarize = functools.partial(tables.summarize_unit, plan=self.plan, job=self.job)
+        cut = [] if self.strata is None else [AsSingleton(self.strata)]
         return (
             units
-            | "Summarize" >> _in_threads(summarize, self.job)  # Summary, one a block
+            | "Summarize" >> _in_threads(self._summarize, self.job, *cut)  # Summary, one a block
             | "Sum" >> beam.CombineGlobally(_Sum(Summary()))
-            | "Analyze" >> beam.Map(tables.analyze, self.job)
+            | "Analyze" >> beam.Map(tables.analyze, self.job, *cut)
         )
+
+    def _summarize(self, unit: blocks.Unit, *cut: Strata) -> Iterable[Summary]:
+        return tables.summarize_unit(unit, self.plan, self.job, *cut)
+
+
+@dataclasses.dataclass(eq=False)
+class AnalyzeByTft(beam.PTransform):
+    """Reads train once more, for the analyzers of a user's preprocessing_fn.
+
+    Input:  PCollection[blocks.Unit].
+    Output: PCollection of one SavedTransform.
+    """
+
+    job: Job
+    plan: Plan
+    analysis: beam.PCollection  # of one tables.Analysis
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        """Statistics of the spec's own features are known by then."""
+        statistics = self.analysis | "Statistics" >> beam.Map(lambda found: found.statistics)
+        analyze = tft_functions.Analyze(self.job.spec, statistics, self.job.shared_folder)
+        batches = _in_threads(self._batches, self.job, AsSingleton(self.analysis))
+        # TFT's first steps have side inputs: fused with this one, which has one, too, Beam's runner
+        # would wait for itself.
+        return units | "Train" >> batches | "Apart" >> beam.Reshuffle() | "Tft" >> analyze
+
+    def _batches(self, unit: blocks.Unit, found: tables.Analysis) -> Iterable[Any]:
+        return tables.train_batches(unit, self.plan, found)
 
 
 @dataclasses.dataclass(eq=False)
 class WriteRecords(beam.PTransform):
     """Transforms every record, shuffles them by shard, and writes the shards.
 
-    Input:  PCollection[csv_files.Unit].
+    Input:  PCollection[blocks.Unit].
     Output: PCollection[ShardResult].
     """
 
@@ -208,9 +295,7 @@ class WriteRecords(beam.PTransform):
             | "Write" >> _in_threads(self._write, self.job, analysis, AsList(spilled))
         )
 
-    def _spill(
-        self, unit: csv_files.Unit, found: tables.Analysis, transform: SavedTransform
-    ) -> Any:
+    def _spill(self, unit: blocks.Unit, found: tables.Analysis, transform: SavedTransform) -> Any:
         return tables.spill_unit(unit, self.plan, self.job, found, transform, self._files)
 
     def _write(self, place: Place, found: tables.Analysis, _: list[int]) -> list[Any]:
@@ -235,9 +320,7 @@ class WriteRecords(beam.PTransform):
             | "Write" >> beam.FlatMap(self._gather, analysis)
         )
 
-    def _place(
-        self, unit: csv_files.Unit, found: tables.Analysis, transform: SavedTransform
-    ) -> Any:
+    def _place(self, unit: blocks.Unit, found: tables.Analysis, transform: SavedTransform) -> Any:
         for place, batch in tables.place_unit(unit, self.plan, self.job, found, transform):
             yield tuple(place), shuffle.packed(batch)
 
@@ -254,28 +337,37 @@ def _empty_places(found: Any) -> list[tuple[tuple[str, int], None]]:
 
 @dataclasses.dataclass(eq=False)
 class PlanImages(beam.PTransform):
-    """Reads the headers of image files and decides which are kept, and where they go.
+    """Reads the headers of images and decides which records are kept, and where they go.
 
-    Input:  PCollection[Unit] of files.
-    Output: PCollection[RecordBatch] of the kept files, and PCollection of one ImagePlan.
+    Input:  PCollection[Unit] of files, or PCollection[blocks.Unit] of a table.
+    Output: PCollection[RecordBatch] of the kept records, and PCollection of one ImagePlan.
     """
 
     job: Job
+    table: Plan | None
 
     def expand(self, units: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
-        """Rejected files are noted on the way."""
+        """Rejected records are noted on the way."""
         read = MapInThreads(self._plan, self.job.threads, most=_HEADER_THREADS)
         outcomes = units | "ReadHeaders" >> beam.ParDo(read)
+        cut: list[AsSingleton] = []
+        if self.job.spec.split.stratified:
+            keys = outcomes | "SaveKeys" >> beam.Map(image_shards.save_keys, self.job)
+            cut = [AsSingleton(keys | "FindStrata" >> FindStrata(self.job))]
         plan = (
             outcomes
             | "Count" >> beam.Map(Counts.of)
             | "Sum" >> beam.CombineGlobally(_Sum(Counts()))
-            | "Plan" >> beam.Map(image_shards.make_plan, self.job)
+            | "Plan" >> beam.Map(image_shards.make_plan, self.job, *cut)
         )
         return outcomes | "Kept" >> beam.Map(lambda outcome: outcome.kept), plan
 
-    def _plan(self, unit: Unit) -> list[image_records.Outcome]:
-        outcome = image_records.plan(self.job.read_unit(unit), self.job.spec)
+    def _plan(self, unit: Any) -> Iterable[image_records.Outcome]:
+        if self.table is not None:
+            return image_tables.plan_unit(unit, self.table, self.job)
+        spec, earlier = self.job.spec, self.job.earlier
+        classes = earlier.classes_of(spec).get(LABEL) if earlier else None
+        outcome = image_records.plan(self.job.read_unit(unit), spec, classes)
         lines = image_shards.lines(outcome.rejected)
         self.job.write_rejected(f"{unit.number:05d}.jsonl", lines)
         return [outcome]

@@ -20,6 +20,8 @@ ARROW_TYPES = {
     "timestamp": pa.timestamp("us"),
 }
 
+_YEAR_1, _YEAR_10000 = -62_135_596_800_000_000, 253_402_300_800_000_000  # Microseconds.
+
 Fault = tuple[pa.Array, str]  # Where: boolean (num_records,); and the cause, "unparsable".
 
 
@@ -55,6 +57,13 @@ def to_float32(values: pa.DoubleArray) -> tuple[pa.FloatArray, list[Fault]]:
         zero = pc.multiply(narrowed, pa.scalar(0, pa.float32()))  # Keeps the sign.
         narrowed = pc.if_else(is_tiny, zero, narrowed)
     return _set_aside(narrowed, pc.invert(pc.is_finite(narrowed)), "non_finite")
+
+
+def to_microseconds(values: pa.TimestampArray) -> tuple[pa.Int64Array, list[Fault]]:
+    """Returns the microseconds since 1970; a year before 1 or after 9999 is `unparsable`."""
+    number = values.cast(pa.int64())
+    is_outside = pc.or_(pc.less(number, _YEAR_1), pc.greater_equal(number, _YEAR_10000))
+    return _set_aside(number, is_outside, "unparsable")
 
 
 def _set_aside(values: pa.Array, where: pa.Array, cause: str) -> tuple[pa.Array, list[Fault]]:

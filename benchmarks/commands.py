@@ -63,11 +63,25 @@ def canonical_csv(source: inputs.Input, *, has_unique: bool = False) -> Command:
     return _peer("canonical_csv", source, str(source.path), str(output), *options, output=output)
 
 
+def canonical_text(source: inputs.Input, mode: str) -> Command:
+    """Returns what a user runs today for texts."""
+    output = source.path.with_name(f"{source.path.stem}-{mode}-canonical")
+    options = ["--mode", mode]
+    return _peer("canonical_text", source, str(source.path), str(output), *options, output=output)
+
+
 def canonical_images(source: inputs.Input, size: int) -> Command:
     """Returns what a user runs today for images; `size` is the side in pixels."""
     output = source.path.with_name(f"{source.path.name}-canonical")
     pattern = f"{source.path}/*/*"
     return _peer("canonical_images", source, pattern, str(size), str(output), output=output)
+
+
+def canonical_files(source: inputs.Input, size: int, form: str) -> Command:
+    """Returns what a user writes today for JPEG files of `size` pixels a side."""
+    output = source.path.with_name(f"{source.path.name}-{form}")
+    words = form, f"{source.path}/*/*", str(size), str(output)
+    return _peer("canonical_files", source, *words, output=output)
 
 
 def limit_images(source: inputs.Input, size: int) -> Command:

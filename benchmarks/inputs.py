@@ -9,10 +9,14 @@ The folder holds `adult/adult-train.csv` (no header), `photos/<id>_<class>.JPEG`
 - A folder of N images is the images in the order of their names, over and over:
   `<class>/<name>-<copy>.<suffix>`. Copies after the first are hard links, so the files are real
   but stay in the page cache. Their spec has no filter: both sides write every file.
-
+- A folder of N JPEG files of one size is made of the photos in the same way, after they were
+  resized, aspect ratio or not, and written with quality 90.
 - A table of numbers has columns of standard normal numbers with 6 digits, from a seed.
 - A table of clicks has the columns of Criteo: a label, 13 counts and 26 texts of 8 hexadecimal
   digits, as many distinct ones as there; how often one stands there falls with its rank.
+- Reviews are texts of IMDB's number and lengths (a gamma distribution, 231 words in the mean) and a
+  label, from a seed: the k-th of 100,000 words as often as Zipf's law says, some with punctuation,
+  and `<br />` between some.
 - A table of words has one text a row, each of V texts as often as the others, and a label.
 
 An input that is in the work folder already is used again.
@@ -45,6 +49,8 @@ CLICK_TEXTS = (  # Distinct values of each, in Criteo's order of size.
     *(63_000, 39_000, 20_000, 17_000, 15_000, 12_000, 11_000, 7_400, 7_100, 2_200, 1_500, 980),
     *(155, 108, 63, 36, 14, 4),
 )
+REVIEW_COLUMNS = ["text", "label"]
+VOCABULARY_SIZE = 20_000  # Of reviews, what stands for unknown words included.
 
 TABLE_SPEC = """\
 name = "adult"
@@ -137,6 +143,30 @@ num_shards = 4
 compression = "none"
 """
 
+ENCODED_SPEC = """\
+name = "images"
+
+[source]
+format = "images"
+paths = [$path]
+
+[split]
+fractions = { train = 0.8, validation = 0.1, test = 0.1 }
+
+[features.image]
+size = [$size, $size]
+antialias = false
+store = "jpeg"
+quality = 95
+
+[label]
+from = "directory"
+type = "class"
+
+[output]
+num_shards = 4
+compression = "none"
+"""
 
 MADE_SPEC = """\
 name = "made"
@@ -195,7 +225,7 @@ def table_spec(source: Input, *, has_unique: bool = False) -> Path:
     """Writes the spec of a table beside it."""
     names = COLUMNS + (UNIQUE_COLUMNS if has_unique else [])
     unique = UNIQUE_FEATURES if has_unique else ""
-    return _write_spec(TABLE_SPEC, source, ".toml", columns=json.dumps(names), unique=unique)
+    return write_spec(TABLE_SPEC, source, ".toml", columns=json.dumps(names), unique=unique)
 
 
 def numbers(work: Path, num_rows: int, num_columns: int) -> Input:
@@ -213,7 +243,7 @@ def numbers_spec(source: Input, num_columns: int) -> Path:
     """Writes the spec of a table of numbers beside it."""
     line = 'x{} = {{ dtype = "float32", transform = "scale_to_z_score" }}\n'
     features = "".join(line.format(index) for index in range(num_columns))
-    return _write_spec(MADE_SPEC, source, ".toml", features=features)
+    return write_spec(MADE_SPEC, source, ".toml", features=features)
 
 
 def clicks(work: Path, num_rows: int) -> Input:
@@ -240,7 +270,7 @@ def clicks_spec(source: Input) -> Path:
     lines = [number.format(name) for name in CLICK_COLUMNS[1:14]]
     lines += [text.format(name) for name in CLICK_COLUMNS[14:]]
     label = '[label]\ncolumn = "label"\ntype = "class"\n\n'
-    return _write_spec(MADE_SPEC, source, ".toml", features="".join(lines) + label)
+    return write_spec(MADE_SPEC, source, ".toml", features="".join(lines) + label)
 
 
 def words(work: Path, num_rows: int, num_words: int) -> Input:
@@ -258,7 +288,41 @@ def words(work: Path, num_rows: int, num_words: int) -> Input:
 def words_spec(source: Input) -> Path:
     """Writes the spec of a table of words beside it."""
     features = 'word = { dtype = "string", transform = "compute_and_apply_vocabulary" }\n'
-    return _write_spec(MADE_SPEC, source, ".toml", features=features)
+    return write_spec(MADE_SPEC, source, ".toml", features=features)
+
+
+def reviews(work: Path, num_rows: int) -> Input:
+    """Makes a CSV file of texts with a label."""
+
+    def write(path: Path) -> None:
+        rng = np.random.default_rng(0)
+        size = 100_000
+        numbers = [str(k * 2654435761 % 2**32) for k in range(size)]
+        letters = str.maketrans("0123456789", "etaoinshrd")
+        known = np.array([n.translate(letters)[: 2 + k % 9] for k, n in enumerate(numbers)], object)
+        lengths = 10 + rng.gamma(2.2, 100, num_rows).astype(np.int64)
+        with open(path, "w") as file:
+            file.write(",".join(REVIEW_COLUMNS) + "\n")
+            for index, length in enumerate(lengths.tolist()):
+                text = known[(size ** rng.random(length)).astype(np.int64) - 1]
+                text[4::9] += ","
+                text[12::18] += "."
+                text[50::60] = "<br /><br />"
+                file.write(f'"{" ".join(text)}",{("neg", "pos")[index % 2]}\n')
+
+    return Input(_once(work / f"reviews-{num_rows}.csv", write), num_rows)
+
+
+def reviews_spec(source: Input, mode: str) -> Path:
+    """Writes the spec of reviews beside them; `mode` is the output_mode."""
+    length = "output_sequence_length = 250\n" if mode == "int" else ""
+    features = (
+        f'[features.text]\ntype = "text"\nreplace = [["<br />", " "]]\nmax_tokens = '
+        f'{VOCABULARY_SIZE}\noutput_mode = "{mode}"\n{length}\n'
+        '[label]\ncolumn = "label"\ntype = "class"\n'
+    )
+    template = MADE_SPEC.replace("[features]\n", "")
+    return write_spec(template, source, f"-{mode}.toml", features=features)
 
 
 def photos(data: Path, work: Path, num_images: int) -> Input:
@@ -266,6 +330,21 @@ def photos(data: Path, work: Path, num_images: int) -> Input:
     paths = sorted((data / "photos").glob("*.JPEG"))
     classes = [path.stem.partition("_")[2] for path in paths]
     return _images(paths, classes, work / f"photos-{num_images}", num_images)
+
+
+def jpegs(data: Path, work: Path, num_images: int, size: int) -> Input:
+    """Makes the same of photos that were resized before; `size` is the side in pixels."""
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        for path in sorted((data / "photos").glob("*.JPEG")):
+            with Image.open(path) as image:
+                square = image.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+            square.save(folder / f"{path.stem}.jpg", quality=90)
+
+    paths = sorted(_once(work / f"jpegs-{size}", write).glob("*.jpg"))
+    classes = [path.stem.partition("_")[2] for path in paths]
+    return _images(paths, classes, work / f"jpegs-{size}-{num_images}", num_images)
 
 
 def cifar(data: Path, work: Path, copies: int) -> Input:
@@ -323,10 +402,16 @@ def _write_links(target: Path, folder: int, count: int) -> None:
 
 def images_spec(source: Input, size: int, store: str) -> Path:
     """Writes the spec of a folder of images beside it; `size` is the side in pixels."""
-    return _write_spec(IMAGES_SPEC, source, f"-{size}-{store}.toml", size=size, store=store)
+    return write_spec(IMAGES_SPEC, source, f"-{size}-{store}.toml", size=size, store=store)
 
 
-def _write_spec(template: str, source: Input, suffix: str, **values: object) -> Path:
+def encoded_spec(source: Input, size: int) -> Path:
+    """Writes the spec of images that stay JPEG files beside them; `size` is the side in pixels."""
+    return write_spec(ENCODED_SPEC, source, f"-{size}-jpeg.toml", size=size)
+
+
+def write_spec(template: str, source: Input, suffix: str, **values: object) -> Path:
+    """Writes a spec beside its input, `$path` and the values filled in."""
     path = source.path.with_name(source.path.stem + suffix)
     text = string.Template(template).substitute(path=json.dumps(str(source.path)), **values)
     path.write_text(text)

@@ -40,7 +40,8 @@ from benchmarks import inputs
 ROOT = Path(__file__).resolve().parent.parent
 _SAMPLE_SECONDS = 0.05
 _PACKAGES = (
-    "headrace apache-beam tensorflow tensorflow-transform tfx-bsl keras pyarrow duckdb numpy"
+    "headrace apache-beam tensorflow tensorflow-transform tfx-bsl keras pyarrow duckdb numpy "
+    "grain array_record webdataset torch"
 ).split()
 
 
@@ -284,18 +285,31 @@ def main(
     benchmark: str,
     description: str | None,
     functions: Sequence[Callable[[Settings], Measurement]],
+    summary: Callable[[Sequence[Measurement]], str] | None = None,
 ) -> int:
-    """Runs a benchmark from the command line, and returns the exit status."""
+    """Runs a benchmark from the command line, and returns the exit status.
+
+    Args:
+      benchmark: Its name.
+      description: What `--help` says.
+      functions: What `--only` chooses from.
+      summary: What is printed last, of all measurements.
+    """
     by_name = {function.__name__: function for function in functions}
     args = _arguments(benchmark, description, list(by_name))
     described = machine()
-    print(f"{described['cpu']}, {described['cores']} cores", flush=True)
+    print(
+        f"{described['cpu']}, {described['cores']} cores, load {described['load']:.1f}", flush=True
+    )
+    measurements = []
     with tempfile.TemporaryDirectory() as temporary:
         settings = _settings(args, Path(args.work or temporary).resolve())
         for name in args.only or by_name:
-            measurement = by_name[name](settings)
-            append(args.output, benchmark, measurement, described)
-            print(table(measurement), flush=True)
+            measurements.append(by_name[name](settings))
+            append(args.output, benchmark, measurements[-1], described)
+            print(table(measurements[-1]), flush=True)
+    if summary:
+        print(summary(measurements))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import headrace
 from trainer import cli as trainer_cli
+from trainer.cli_models import printable
 
 _RUN_EPILOG = "Running the same command again after a stop goes on with what is finished."
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       0 if it is done, 1 if the data or the job failed, 2 if the call or the spec is wrong, 130 if
-      it was interrupted.
+      it was interrupted, 143 if a training was told to end.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     ours = words[: words.index("--")] if "--" in words else words
@@ -52,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.handler(args)
     except KeyboardInterrupt as interrupt:
         what = f"interrupted, {interrupt}" if str(interrupt) else "interrupted"
-        print(f"headrace: {what}; run the same command again to go on.", file=sys.stderr)
+        goes_on = args.command in ("run", "train")
+        rest = "; run the same command again to go on." if goes_on else "."
+        print(f"headrace: {what}{rest}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # Whoever read our output has had enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,12 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"headrace {headrace.__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_run(commands)
     _add_verify(commands)
     _add_inspect(commands)
     trainer_cli.add_commands(commands)
+    _add_predict(commands)
     return parser
 
 
@@ -147,7 +151,12 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         help="disk for the local runner's shuffle (default: in the output)",
     )
     parser.add_argument(
-        "--block-mb", type=float, default=16.0, metavar="X", help="MB read at a time (default 16)"
+        "--block-mb", type=float, metavar="X", help="MB read at a time (default 16, or less)"
+    )
+    parser.add_argument(
+        "--transform-from",
+        metavar="DIR",
+        help="apply the transform, classes and vocabularies of this dataset; learn nothing",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a dataset of another spec or input"
@@ -162,9 +171,10 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
 def _add_verify(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "verify",
-        help="check every shard of a dataset against its manifest",
-        description="Reads every shard and checks sizes, checksums, counts and features against "
-        "dataset_info.json. Exit status 1 if anything is wrong.",
+        help="check every file of a dataset against its manifest",
+        description="Reads every shard, and statistics and vocabularies beside them, and checks "
+        "sizes, checksums, counts and features against dataset_info.json. Exit status 1 if "
+        "anything is wrong.",
     )
     parser.add_argument("directory", metavar="DIR", help="dataset folder made by `headrace run`")
     parser.add_argument("--quiet", action="store_true", help="print only what is wrong")
@@ -186,6 +196,34 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(handler=_inspect)
 
 
+def _add_predict(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="apply a trained model to raw CSV rows or image files",
+        description="Writes a line for each CSV row or image: the prediction, or the reason why "
+        "there is none. The input is read as `headrace run` reads it; filters play no part, and "
+        "the label's column may be absent.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder made by `train`")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", help="CSV files; or images and folders of them"
+    )
+    parser.add_argument("--output", metavar="FILE", help="file to write (default stdout)")
+    parser.add_argument(
+        "--format", choices=("json", "csv"), default="json", help="of a line (default json)"
+    )
+    parser.add_argument(
+        "--probabilities", action="store_true", help="also write the probability of each class"
+    )
+    parser.add_argument(
+        "--dataset",
+        metavar="DIR",
+        help="the dataset, where the folder of the model keeps nothing of it",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print no counts on stderr")
+    parser.set_defaults(handler=_predict)
+
+
 def _demo(args: argparse.Namespace) -> int:
     from headrace import demo
 
@@ -199,15 +237,17 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.workers is not None and args.workers < 1:
         raise SpecError(f"--workers must be at least 1, but is {args.workers}.")
-    if not 0 < args.block_mb < math.inf:
+    if args.block_mb is not None and not 0 < args.block_mb < math.inf:
         raise SpecError(f"--block-mb must be finite and above 0, but is {args.block_mb}.")
     cloud = {"project": args.project, "region": args.region, "temp_location": args.temp_location}
     beam_args = [f"--{name}={value}" for name, value in cloud.items() if value is not None]
-    spec = load_spec(args.spec)  # Before anything heavy: mistakes are answered at once.
+    # Before anything heavy: mistakes are answered at once.
+    spec = load_spec(args.spec, learns=args.transform_from is None)
     job = {
         "runner": args.runner,
         "beam_args": [*beam_args, *args.beam_args],
         "num_threads": args.workers,
+        "transform_from": args.transform_from,
         "block_mb": args.block_mb,
     }
     if args.dry_run:
@@ -241,3 +281,27 @@ def _inspect(args: argparse.Namespace) -> int:
     for block in inspection.inspect(args.directory, args.split, args.n, args.output):
         print(block)
     return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from trainer import startup
+
+    logging.disable()  # As for a run: an object store's errors are explained in a line.
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # transform_fn is TensorFlow's.
+    with startup.fast_imports():
+        startup.import_tensorflow()
+        from headrace import predict
+    counts = predict.predict(
+        args.model,
+        args.files,
+        args.output,
+        style=args.format,
+        probabilities=args.probabilities,
+        directory=args.dataset,
+    )
+    if not args.quiet:
+        others = {reason: count for reason, count in counts.items() if reason != "predicted"}
+        told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(others.items()))
+        left = f"; {sum(others.values()):,} not: {told}" if others else ""
+        print(printable(f"{counts['predicted']:,} predicted{left}"), file=sys.stderr)
+    return 0 if counts["predicted"] else 1

@@ -70,7 +70,7 @@ num_shards = 2
 compression = "gzip"
 max_rejected = 0.02
 """
-_MIN_ACCURACY = 0.95
+_MIN_ACCURACY = {"digits": 0.98, "breast-cancer": 0.95}
 _SEED = 0
 
 
@@ -82,7 +82,7 @@ def demo(output: str, *, quiet: bool) -> int:
       quiet: Whether to print only the results.
 
     Returns:
-      0 if both models reach an accuracy of 0.95 on test, else 1.
+      0 if both models reach their accuracy on test, 0.98 for digits and 0.95 for tumors, else 1.
 
     Raises:
       SpecError: scikit-learn is not there, or the folder holds something else.
@@ -96,8 +96,8 @@ def demo(output: str, *, quiet: bool) -> int:
         f'{name:24} = {{ dtype = "float32", transform = "scale_to_z_score" }}\n' for name in names
     )
     (folder / "breast-cancer.toml").write_text(CANCER_HEAD + features + CANCER_TAIL)
-    reached = [_whole_way(folder, name, quiet) for name in ("digits", "breast-cancer")]
-    return 0 if min(reached) >= _MIN_ACCURACY else 1
+    reached = {name: _whole_way(folder, name, quiet) for name in _MIN_ACCURACY}
+    return 0 if all(reached[name] >= least for name, least in _MIN_ACCURACY.items()) else 1
 
 
 def _prepared(folder: Path) -> Path:
@@ -159,7 +159,7 @@ def _write_cancer(path: Path) -> list[str]:
 
 def _whole_way(folder: Path, name: str, quiet: bool) -> float:
     """Runs, verifies, trains and evaluates one dataset; returns the accuracy on test."""
-    from trainer import train
+    from trainer import evaluate, train
 
     dataset, model = str(folder / f"{name}-dataset"), str(folder / f"{name}-model")
     print(f"\n== {name}: headrace run {folder / name}.toml --output {dataset}")
@@ -172,11 +172,8 @@ def _whole_way(folder: Path, name: str, quiet: bool) -> float:
     print(f"\n== {name}: headrace train {dataset} --output {model}")
     train.train(dataset, model, seed=_SEED, verbose=not quiet)
     print(f"\n== {name}: headrace evaluate {model} {dataset}")
-    result = train.evaluate(model, dataset, "test")
-    accuracy = float(result["accuracy"])
-    verdict = "at least" if accuracy >= _MIN_ACCURACY else "LESS THAN"
-    print(
-        f"test: {result['num_examples']:,} examples, accuracy {accuracy:.4f}, {verdict} "
-        f"{_MIN_ACCURACY}"
-    )
+    result = evaluate.evaluate(model, dataset, "test")
+    accuracy, least = float(result["accuracy"]), _MIN_ACCURACY[name]
+    verdict = "at least" if accuracy >= least else "LESS THAN"
+    print(f"test: {result['num_examples']:,} examples, accuracy {accuracy:.4f}, {verdict} {least}")
     return accuracy

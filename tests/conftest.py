@@ -9,6 +9,9 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before anything imports TensorFlow: that imports JAX where it is installed, which sets it to 1.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 import pytest
 from oracle import cases, expected
 from oracle.command import ROOT, headrace

@@ -195,9 +195,12 @@ SPEC_MISTAKES = {
     "unknown transform": (
         '"scale_to_z_score"',
         '"z_score"',
-        "{spec}: features.x.transform: must be 'log1p', 'center', 'scale_to_z_score', "
-        "'scale_to_0_1', 'bucketize', 'compute_and_apply_vocabulary' or 'hash_strings', "
-        "but is 'z_score'.",
+        "{spec}: features.x.transform: must be 'log', 'log1p', 'sqrt', 'clip', 'center', "
+        "'scale_to_z_score', 'scale_to_0_1', 'scale_by_min_max', 'scale_to_gaussian', "
+        "'robust_scale', 'yeo_johnson', 'box_cox', 'bucketize', 'apply_buckets', "
+        "'apply_buckets_with_interpolation', 'scale_to_z_score_per_key', 'scale_to_0_1_per_key', "
+        "'scale_by_min_max_per_key', 'bucketize_per_key', 'compute_and_apply_vocabulary' or "
+        "'hash_strings', but is 'z_score'.",
     ),
     "fractions": (
         "test = 0.3",
@@ -309,7 +312,7 @@ def test_too_many_unreadable_records_stop_the_job_with_a_table(tmp_path):
 
 def test_an_empty_train_stops_the_job(tmp_path):
     assert failure(tmp_path, HEAD + b"1000,1,a\n2000,2,b\n") == (
-        "no record is left in train: 2 were read, and 2 rejected. "
+        "no record is left in train: 2 were read, and 2 rejected (small 2). "
         "Loosen the filters, or change the split."
     )
 

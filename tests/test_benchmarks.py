@@ -1,11 +1,13 @@
 """The benchmarks, in small: they count and verify. What they measure here means nothing."""
 
 import concurrent.futures
+import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from oracle.command import LIMIT_SECONDS, ROOT
@@ -15,13 +17,18 @@ from PIL import Image
 RECORDS = {
     ("csv", "no_repeats"): {"headrace": 400, "canonical_csv": 400},
     ("images", "cifar"): {"headrace": 16, "canonical_images": 16},
+    ("encoded", "cifar"): {"headrace": 16, "imports": 0, "loop": 16, "map": 16},
     ("paths", "plan"): {"plan": 2_500},
+    ("text", "tf_idf"): {"headrace": 200, "canonical_text": 200},
     ("rates", "clicks"): {"1,000": 1_000, "4,000": 4_000},
     ("columns", "numbers"): {
         **{"4 columns": 100, "8 columns": 100, "16 columns": 100},
         **{"graph of 4": 0, "graph of 8": 0, "graph of 16": 0},
     },
 }
+READ = ("loader", "warm")
+LOADERS = ("loader", "jpeg", "table")
+AUGMENTED = ("augmentation", "small")
 
 
 def _python(*words) -> subprocess.CompletedProcess:
@@ -36,9 +43,19 @@ def _python(*words) -> subprocess.CompletedProcess:
     )
 
 
-def _quick(base, module, name) -> subprocess.CompletedProcess:
-    folders = ["--work", base / module, "--output", base / f"{module}.jsonl"]
-    return _python("-m", f"benchmarks.{module}", "--quick", "--only", name, *folders)
+def _folder(base, module, *names) -> Path:
+    return base / "-".join((module, *names))
+
+
+def _entries(base, *case) -> list[dict]:
+    lines = (_folder(base, *case) / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _quick(base, module, *names) -> subprocess.CompletedProcess:
+    folder = _folder(base, module, *names)
+    folders = ["--work", folder, "--output", folder / "results.jsonl"]
+    return _python("-m", f"benchmarks.{module}", "--quick", "--only", *names, *folders)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +66,16 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(base):
     """What the commands printed; run side by side, for most of each is imports on one core."""
-    with concurrent.futures.ThreadPoolExecutor(len(RECORDS)) as pool:
-        started = {case: pool.submit(_quick, base, *case) for case in RECORDS}
+    cases = [*RECORDS, READ, LOADERS, AUGMENTED]
+    with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
+        started = {case: pool.submit(_quick, base, *case) for case in cases}
         return {case: future.result() for case, future in started.items()}
 
 
 @pytest.mark.parametrize("case", RECORDS)
 def test_every_side_wrote_all_its_records_and_verify_finds_nothing(base, done, case):
     assert done[case].returncode == 0, done[case].stdout
-    (line,) = (base / f"{case[0]}.jsonl").read_text().splitlines()
-    entry = json.loads(line)
+    (entry,) = _entries(base, *case)
     assert entry["benchmark"] == case[0]
     sides = entry["sides"]
     assert {name: side["num_records"] for name, side in sides.items()} == RECORDS[case]
@@ -68,38 +85,76 @@ def test_every_side_wrote_all_its_records_and_verify_finds_nothing(base, done, c
         assert re.search(rf"^  {name} .*\d$", done[case].stdout, re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def loaded(base):
-    return _quick(base, "loader", "warm")
+def _num_train(base, case, dataset) -> int:
+    manifest = _folder(base, *case) / "quick" / dataset / "dataset_info.json"
+    return json.loads(manifest.read_text())["splits"]["train"]["num_examples"]
 
 
-def test_every_loader_reads_all_images_of_train_and_prints_its_rate(base, loaded):
-    assert loaded.returncode == 0, loaded.stdout
-    (line,) = (base / "loader.jsonl").read_text().splitlines()
-    entry = json.loads(line)
-    counts = {
-        name: int(re.search(r": (\d+) images, \d+ passes, [\d.]+ images/s$", run["printed"])[1])
+def _counts(entry) -> dict[str, int]:
+    """Returns how many examples each loader counted in a pass."""
+    pattern = r": (\d+) examples, \d+ passes, [\d.]+ examples/s$"
+    return {
+        name: int(re.search(pattern, run["printed"])[1])
         for name, side in entry["sides"].items()
         for run in side["runs"]
     }
-    everything = counts["read"]
-    assert 0 < everything < 96  # Fewer than all photos: only train.
-    rest = everything % 64 if everything >= 64 else 0  # A training pass leaves it out.
-    assert counts == {
+
+
+def test_every_loader_reads_all_images_of_train_and_prints_its_rate(base, done):
+    assert done[READ].returncode == 0, done[READ].stdout
+    (entry,) = _entries(base, *READ)
+    everything = _num_train(base, READ, "photos-96-224-uint8-headrace")
+    assert 64 < everything < 96
+    assert _counts(entry) == {
         "read": everything,
         "tfrecord": everything,
-        "uint8": everything - rest,
-        "normalized": everything - rest,
-        "normalized_in_map": everything - rest,
+        "uint8": 64,  # A training pass leaves out what does not fill a batch.
+        "normalized": 64,
+        "normalized_in_map": 64,
     }
-    rates = {name: entry["figures"][f"{name} images/s"] for name in ("read", "normalized")}
-    assert entry["figures"]["normalized of the plain read"] == pytest.approx(
-        rates["normalized"] / rates["read"]
+    figures = entry["figures"]
+    assert figures["normalized of the plain read"] == pytest.approx(
+        figures["normalized images/s"] / figures["read images/s"]
     )
 
 
+def test_all_that_augment_go_through_train(base, done):
+    assert done[AUGMENTED].returncode == 0, done[AUGMENTED].stdout
+    (entry,) = _entries(base, *AUGMENTED)
+    assert _counts(entry) == dict.fromkeys(("headrace", "plain", "layers", "generator"), 64)
+
+
+def _installed(num_examples, batch_size) -> dict[str, int]:
+    """Returns what the peers count that may not be installed; grain gives full batches only."""
+    counts = {}
+    if importlib.util.find_spec("grain") and importlib.util.find_spec("array_record"):
+        counts["grain"] = num_examples // batch_size * batch_size
+    if importlib.util.find_spec("webdataset") and importlib.util.find_spec("torch"):
+        counts["webdataset"] = num_examples
+    return counts
+
+
+def test_the_loaders_of_others_read_the_same_examples_and_stand_in_one_table(base, done):
+    assert done[LOADERS].returncode == 0, done[LOADERS].stdout
+    jpeg, table = _entries(base, *LOADERS)
+    files = dict.fromkeys(["directory", "generator", "pydataset"], 96)
+    assert _counts(jpeg) == {"headrace": 64, **files, **_installed(96, 64)}
+    rows = _num_train(base, LOADERS, "adult-2000-headrace")
+    assert 1_024 < rows < 2_000
+    read = {"csv": rows, "pydataset": rows, **_installed(rows, 1_024)}
+    assert _counts(table) == {"headrace": 1_024, **read}
+    lines = done[LOADERS].stdout.splitlines()[-2 - len(counts := _counts(jpeg) | _counts(table)) :]
+    assert lines[:2] == ["| examples/s | jpeg | table |", "|---|---|---|"]
+    cells = {line.split(" | ")[0]: line.strip("|").split(" | ")[1:] for line in lines[2:]}
+    assert len(cells) == len(counts)
+    rate = {name: round(table["figures"][f"{name} examples/s"]) for name in ("headrace", "csv")}
+    assert cells["| `trainer.input_pipeline.load`"][1].strip() == f"{rate['headrace']:,}"
+    times = table["figures"]["headrace examples/s"] / table["figures"]["csv examples/s"]
+    assert cells["| `make_csv_dataset`"][1].strip() == f"{rate['csv']:,} ({times:.1f}x)"
+
+
 def test_no_value_of_the_two_more_columns_repeats(base, done):
-    folder = base / "csv" / "quick"
+    folder = _folder(base, "csv", "no_repeats") / "quick"
     rows = (folder / "data" / "adult" / "adult-train.csv").read_text().split("\n")[:200]
     made = (folder / "adult-400-unique.csv").read_text().splitlines()
     cut = [line.rsplit(", ", 2) for line in made]
@@ -109,7 +164,7 @@ def test_no_value_of_the_two_more_columns_repeats(base, done):
 
 
 def test_the_limit_counts_every_image(base, done):
-    pattern = base / "images" / "quick" / "cifar10-x2" / "*" / "*"
+    pattern = _folder(base, "images", "cifar") / "quick" / "cifar10-x2" / "*" / "*"
     limit = _python("-m", "benchmarks.peers.limit_images", pattern, 24)
     assert re.search(r"^limit images: 16 images, [\d.]+ images/s$", limit.stdout, re.MULTILINE)
 
@@ -152,7 +207,7 @@ def test_the_plot_shows_what_was_measured_last(tmp_path):
 
 
 def test_the_graph_grows_with_the_columns_and_by_little(base, done):
-    entry = json.loads((base / "columns.jsonl").read_text())
+    (entry,) = _entries(base, "columns", "numbers")
     sizes = [entry["figures"][f"graph of {columns}, kB"] for columns in (4, 8, 16)]
     assert sizes == sorted(sizes)
     assert 10 < sizes[0] < sizes[-1] < sizes[0] + 10

@@ -191,6 +191,20 @@ def test_a_job_imports_no_keras_and_leaves_everything_as_it_was():
     assert found.stdout.split() == ["False", "True", "False", "True"], found.stderr
 
 
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_only_code_of_the_user_and_engines_get_what_a_job_does_not_use(is_alone):
+    code = (
+        f"import sys; from headrace import console; console.import_run(is_alone={is_alone}); "
+        "from tf_keras.src.saving.legacy import hdf5_format; "
+        "print('pymongo' in sys.modules, hdf5_format.h5py is not None); "
+        "import h5py, pymongo; print(pymongo.version_tuple > (3,))"
+    )
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    there = str(not is_alone)
+    assert found.stdout.split() == [there, there, "True"], found.stderr
+
+
 def test_an_answer_that_cannot_be_written_is_an_error(finished):
     folder, _ = finished
     call = arguments("verify", folder / "out")

@@ -22,8 +22,9 @@ def test_the_demo_accounts_for_all_and_reaches_its_accuracy(tmp_path):
     ) in lines
     written = [line for line in lines if line.startswith("  written")]
     assert [line.split()[1] for line in written] == ["1,797:", "569:"]
-    accuracy = [float(found) for found in re.findall(r"accuracy (0\.\d+)", done.stdout)]
-    assert len(accuracy) == 2 and min(accuracy) >= 0.95
+    accuracy = re.findall(r"accuracy ([01]\.\d+)", done.stdout)
+    digits, tumors = map(float, accuracy)
+    assert digits >= 0.98 and tumors >= 0.95
 
 
 def test_the_demo_touches_no_folder_of_others(tmp_path):

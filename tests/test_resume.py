@@ -2,17 +2,21 @@
 
 import io
 import json
+import sys
 import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from beam_jobs import image_normalization
 from beam_jobs.config import load_spec
 from beam_jobs.errors import SpecError
 from beam_jobs.run import run
 from beam_jobs.verify import verify
 
+PIXELS = 'statistics = "pixel"\n'
+WHITENED = 'zca_whitening = true\nstatistics = "pixel"\n'
 SPEC = """\
 name = "images"
 [source]
@@ -23,7 +27,7 @@ fractions = {{ train = 0.6, test = 0.4 }}
 [features.image]
 size = [{size}, {size}]
 store = "{store}"
-featurewise_center = true
+{steps}featurewise_center = true
 [label]
 from = "directory"
 [output]
@@ -38,14 +42,14 @@ def png(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def start(folder, store="uint8", size=8):
+def start(folder, store="uint8", size=8, steps=""):
     """Writes images, some of them cut behind their header, and the spec."""
     for number in range(60):
         path = folder / "images" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         data = png(number)
         path.write_bytes(data if number % 10 else data[:60])
-    (folder / "images.toml").write_text(SPEC.format(store=store, size=size))
+    (folder / "images.toml").write_text(SPEC.format(store=store, size=size, steps=steps))
     return load_spec(str(folder / "images.toml"))
 
 
@@ -54,9 +58,12 @@ def set_aside(out) -> list[str]:
     return sorted(json.loads(line)["source"] for line in lines)
 
 
-@pytest.mark.parametrize("store", ["uint8", "float32"])
-def test_finished_shards_stay_and_the_rest_is_written(store, tmp_path):
-    spec = start(tmp_path, store)
+@pytest.mark.parametrize(
+    "store, steps",
+    [("uint8", ""), ("float32", ""), ("uint8", PIXELS), ("float32", PIXELS), ("float32", WHITENED)],
+)
+def test_finished_shards_stay_and_the_rest_is_written(store, steps, tmp_path):
+    spec = start(tmp_path, store, steps=steps)
     whole = run(spec, str(tmp_path / "whole"))
     assert whole["rejected"] == {"undecodable_image": 6}
     out = tmp_path / "out"
@@ -125,6 +132,38 @@ def test_another_spec_starts_afresh(tmp_path):
     after = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrecord")}
     assert sorted(after) == sorted(before)
     assert not set(after.values()) & set(before.values())
+
+
+def test_another_body_of_a_function_is_another_spec(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    start(tmp_path, "float32")
+    said = (tmp_path / "images.toml").read_text()
+    function = 'preprocessing_function = "resumed:f"'
+    path = tmp_path / "images.toml"
+    path.write_text(said.replace("featurewise_center = true", function))
+
+    def edited(body):
+        sys.modules.pop("resumed", None)
+        image_normalization.function_batch.cache_clear()
+        imports = "import numpy as np, tensorflow as tf\n"
+        (tmp_path / "resumed.py").write_text(f"{imports}def f(x):\n    return {body}\n")
+        return load_spec(str(path))
+
+    def written():
+        return {path.name: path.stat().st_mtime_ns for path in out.glob("*.tfrecord")}
+
+    doubled = "tf.cast(x, tf.float32) * np.full((8, 8, 3), 2, np.float32)"
+    out = tmp_path / "out"
+    (out / ".progress").mkdir(parents=True)
+    run_until_it_fails(edited("tf.cast(x, tf.float32)"), out)
+    before = written()
+    info = run(edited(doubled), str(out))
+    after = written()
+    assert sorted(after) == sorted(before) and not set(after.values()) & set(before.values())
+    assert run(edited(f"({doubled})"), str(out)) == info
+    for other in ("tf.cast(x, tf.float32)", doubled.replace("2,", "333,")):
+        with pytest.raises(SpecError, match="made of another spec"):
+            run(edited(other), str(out))
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"spec_digest": 1}'])

@@ -387,31 +387,36 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def read(path: str, size_bytes: int = -1) -> bytes:
-    """Returns the first bytes of a file, or all of it.
+def read(path: str, size_bytes: int = -1, start: int = 0) -> bytes:
+    """Returns the bytes of a file from a place on, so many or all of them.
 
     Raises:
       DataError: It cannot be read.
     """
     try:
         if FileSystems.get_scheme(path) is None:
-            return _read_local(path, size_bytes)
+            return _read_local(path, size_bytes, start)
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            if start:
+                file.seek(start)
             return file.read(size_bytes) if size_bytes >= 0 else file.read()
-    except object_stores.ERRORS as error:
+    except (*object_stores.ERRORS, ValueError) as error:  # Beam's, of a path that it cannot take.
         what = object_stores.fault(error)
         raise DataError(f"{path}: cannot be read: {what}. Mend or remove the file.") from error
 
 
-def _read_local(path: str, size_bytes: int) -> bytes:
+def _read_local(path: str, size_bytes: int, start: int) -> bytes:
     """Reads with as few system calls as there can be.
 
     Each gives the GIL away and waits for it: four threads read small files with open() five times
     slower than one does.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # A named pipe, which a table may name, would wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        wanted = size_bytes if size_bytes >= 0 else os.fstat(descriptor).st_size
+        if start:
+            os.lseek(descriptor, start, os.SEEK_SET)
+        wanted = size_bytes if size_bytes >= 0 else os.fstat(descriptor).st_size - start
         parts = [os.read(descriptor, wanted)]
         while parts[-1] and sum(map(len, parts)) < wanted:
             parts.append(os.read(descriptor, wanted - sum(map(len, parts))))

@@ -80,8 +80,13 @@ def unquoted(positions: np.ndarray, toggled: np.ndarray, state: State = State())
 
 def record_ends(text: np.ndarray, toggled: np.ndarray, state: State = State()) -> np.ndarray:
     """Returns the positions of the line ends outside quoted fields, both bytes of CRLF: int64."""
-    ends = np.flatnonzero((text == NEWLINE) | (text == RETURN))
-    return unquoted(ends, toggled, state)
+    return unquoted(line_ends(text), toggled, state)
+
+
+def line_ends(text: np.ndarray) -> np.ndarray:
+    """Returns the positions of all CR and LF, both bytes of CRLF, ascending: int64."""
+    newlines, returns = np.flatnonzero(text == NEWLINE), np.flatnonzero(text == RETURN)
+    return np.sort(np.concatenate([newlines, returns]), kind="stable") if returns.size else newlines
 
 
 def record_spans(text: np.ndarray, dialect: Dialect) -> tuple[np.ndarray, np.ndarray]:

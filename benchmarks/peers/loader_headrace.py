@@ -3,10 +3,11 @@
     python -m benchmarks.peers.loader_headrace WHAT DATASET [--cold]
 
 WHAT is `read` (the bytes in pieces of 1 MB and nothing else: the limit), `tfrecord` (tf.data's
-reader alone), `uint8` (shuffled batches as they are stored), `normalized` (the same, and each
-batch through the model's own first layer, compiled as Keras compiles a training step) or
-`normalized_in_map` (that layer in the pipeline, as a user may have it). --cold has the system
-forget the files before each pass. Prints one line: images of `train` in a pass, passes, images/s.
+reader alone), `uint8` or `table` (shuffled batches as they are stored), `jpeg` (the same, decoded
+and cropped), `normalized` (each batch through the model's own first layer, compiled as Keras
+compiles a training step) or `normalized_in_map` (that layer in the pipeline, as a user may have
+it). --cold has the system forget the files before each pass. Prints one line: examples of `train`
+in a pass, passes, examples/s.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from benchmarks.peers.loader_passes import BATCH_SIZE, print_rate
+from benchmarks.peers.loader_passes import KINDS, SIZE, batch_size, print_rate
 from trainer import dataset_info, input_pipeline, model
 from trainer.dataset_info import DatasetInfo
 
@@ -38,8 +39,13 @@ def _read(info: DatasetInfo) -> Iterator[int]:
 
 
 def _tfrecord(info: DatasetInfo) -> Iterator[int]:
-    for batch in tf.data.TFRecordDataset(_files(info)).batch(BATCH_SIZE):
+    for batch in tf.data.TFRecordDataset(_files(info)).batch(batch_size("uint8")):
         yield len(batch)
+
+
+def _batches(what: str, info: DatasetInfo) -> tf.data.Dataset:
+    options = input_pipeline.Options(crop=(SIZE, SIZE) if what == "jpeg" else None)
+    return input_pipeline.load(info, "train", batch_size(what), options)
 
 
 def _normalized(batches: tf.data.Dataset, normalize: Callable[[Any], Any]) -> Iterator[int]:
@@ -65,8 +71,8 @@ def _passes(what: str, info: DatasetInfo) -> Callable[[], Iterator[int]]:
         return lambda: _read(info)
     if what == "tfrecord":
         return lambda: _tfrecord(info)
-    batches = input_pipeline.load(info, "train", BATCH_SIZE)
-    if what == "uint8":
+    batches = _batches(what, info)
+    if not what.startswith("normalized"):
         return lambda: (len(label) for _, label in batches)
     layer = normalizer(info)
     if what == "normalized":
@@ -82,7 +88,7 @@ def _passes(what: str, info: DatasetInfo) -> Callable[[], Iterator[int]]:
 def main() -> None:
     """Reads the command line, and times the passes."""
     parser = argparse.ArgumentParser()
-    what = ["read", "tfrecord", "uint8", "normalized", "normalized_in_map"]
+    what = ["read", "tfrecord", "normalized_in_map", *KINDS]
     parser.add_argument("what", choices=what)
     parser.add_argument("dataset")
     parser.add_argument("--cold", action="store_true")

@@ -1,69 +1,63 @@
-"""WebDataset over tar files of decoded images, read by this one process.
+"""WebDataset over tar files, read by the workers of PyTorch's DataLoader.
 
-    python -m benchmarks.peers.loader_webdataset DATASET FOLDER
+    python -m benchmarks.peers.loader_webdataset KIND FOLDER
 
-Writes the images of `train` into FOLDER first, a tar file for each shard, not timed; a pass reads
-them in a random order, shuffles in a buffer and normalizes with NumPy. More processes need
-PyTorch's DataLoader. Prints one line: images, passes, images/s.
+FOLDER is what `loader_forms` wrote. A pass takes the tar files in a random order and shuffles in a
+buffer; batches are made in the workers, as the documents advise. Prints one line: examples,
+passes, examples/s.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import webdataset
 
-from benchmarks.peers.loader_passes import BATCH_SIZE, SIZE, print_rate
-from trainer import dataset_info
-from trainer.dataset_info import DatasetInfo
+from benchmarks.peers import loader_passes
+from benchmarks.peers.loader_passes import SIZE, batch_size, print_rate
 
-_BUFFER = 1_000  # Images: WebDataset's own documents advise as many.
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
+_BUFFER = 1_000  # Examples: WebDataset's own documents advise as many.
 
 
-def write(info: DatasetInfo, folder: Path) -> list[str]:
-    """Writes images as uint8 pixels, and returns the tar files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for index, shard in enumerate(info.split("train").shards):
-        paths.append(str(folder / f"train-{index:05d}.tar"))
-        with webdataset.TarWriter(paths[-1]) as tar:
-            examples = tf.data.TFRecordDataset(info.path(shard)).as_numpy_iterator()
-            for number, serialized in enumerate(examples):
-                values = tf.train.Example.FromString(serialized).features.feature
-                tar.write(
-                    {
-                        "__key__": f"{index:05d}-{number:08d}",
-                        "raw": values["image"].bytes_list.value[0],
-                        "cls": str(values["label"].int64_list.value[0]),
-                    }
-                )
-    return paths
-
-
-def _parse(sample: dict[str, Any]) -> tuple[np.ndarray, int]:
+def _pixels(sample: dict[str, Any]) -> dict[str, Any]:
     image = np.frombuffer(sample["raw"], np.uint8).reshape(SIZE, SIZE, 3)
-    return (image / np.float32(255) - _MEAN) / _STD, int(sample["cls"])
+    return {"image": image, "label": int(sample["cls"])}
 
 
-def main(dataset: str, folder: str) -> None:
+def _normalized(sample: dict[str, Any]) -> dict[str, Any]:
+    values = _pixels(sample)
+    return {**values, "image": loader_passes.normalize(values["image"])}
+
+
+def _jpeg(sample: dict[str, Any]) -> dict[str, Any]:
+    return {"image": loader_passes.random_crop(sample["jpg"]), "label": sample["cls"]}
+
+
+def _row(sample: dict[str, Any]) -> dict[str, Any]:
+    return sample["json"]
+
+
+def _examples(kind: str, folder: Path) -> webdataset.WebDataset:
+    paths = sorted(map(str, folder.glob("train-*.tar")))
+    samples = webdataset.WebDataset(paths, shardshuffle=len(paths)).shuffle(_BUFFER)
+    if kind == "table":
+        return samples.decode().map(_row)
+    if kind == "jpeg":
+        return samples.decode("rgb8").map(_jpeg)
+    return samples.map(_normalized if kind == "normalized" else _pixels)
+
+
+def _passes(kind: str, folder: Path) -> Callable[[], Iterator[int]]:
+    batches = _examples(kind, folder).batched(batch_size(kind))
+    loader = webdataset.WebLoader(batches, batch_size=None, num_workers=4, persistent_workers=True)
+    return lambda: (len(batch["label"]) for batch in loader)
+
+
+def main(kind: str, folder: str) -> None:
     """Times the passes."""
-    paths = write(dataset_info.read(dataset), Path(folder))
-    batches = (
-        webdataset.WebDataset(paths, shardshuffle=len(paths))
-        .shuffle(_BUFFER)
-        .map(_parse)
-        .batched(BATCH_SIZE)
-    )
-
-    def one_pass() -> Iterator[int]:
-        return (len(label) for _, label in batches)
-
-    print_rate("webdataset", one_pass)
+    print_rate(f"webdataset {kind}", _passes(kind, Path(folder)))
 
 
 if __name__ == "__main__":

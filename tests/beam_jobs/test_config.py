@@ -28,8 +28,11 @@ IMAGES = {
 }
 GONE = object()
 OF_TRANSFORM = (
-    "must be 'log1p', 'center', 'scale_to_z_score', 'scale_to_0_1', 'bucketize', "
-    "'compute_and_apply_vocabulary' or 'hash_strings', but is 'zscore'."
+    "must be 'log', 'log1p', 'sqrt', 'clip', 'center', 'scale_to_z_score', 'scale_to_0_1', "
+    "'scale_by_min_max', 'scale_to_gaussian', 'robust_scale', 'yeo_johnson', 'box_cox', "
+    "'bucketize', 'apply_buckets', 'apply_buckets_with_interpolation', "
+    "'scale_to_z_score_per_key', 'scale_to_0_1_per_key', 'scale_by_min_max_per_key', "
+    "'bucketize_per_key', 'compute_and_apply_vocabulary' or 'hash_strings', but is 'zscore'."
 )
 
 
@@ -53,14 +56,19 @@ MISTAKES = [
     ),
     ({"outputs": {}}, "outputs: unknown key; did you mean 'output'?"),
     ({"filter/0/wher": "x"}, "filter.0.wher: unknown key; did you mean 'where'?"),
-    ({"filter/0/zzz": 1}, "filter.0.zzz: unknown key; known are name, where."),
+    ({"filter/0/zzz": 1}, "filter.0.zzz: unknown key; known are name, where, function, columns."),
     ({"name": GONE}, "name: missing; add it."),
-    ({"source/paths": GONE}, "source.paths: missing; add it."),
+    (
+        {"features/age/type": "columm"},
+        "features.age.type: must be one of 'column', 'cross', 'date', 'vector', 'sparse', 'image', "
+        "'mask', 'boxes', 'text', but is 'columm'.",
+    ),
+    ({"source/paths": GONE}, "source: format = 'csv' needs paths."),
     ({"features/age/transform": "zscore"}, f"features.age.transform: {OF_TRANSFORM}"),
     (
         {"features/age/transform": ["scale_to_z_score", "log1p"]},
-        "features.age: transform: scale_to_z_score must be the last of its chain, but is followed "
-        "by another.",
+        "features.age: transform: scale_to_z_score may be followed by clip, but is followed by "
+        "log1p.",
     ),
     (
         {"features/age/dtype": "string"},
@@ -72,7 +80,7 @@ MISTAKES = [
     ),
     (
         {"features/age/num_buckets": 10},
-        "features.age: num_buckets belongs to transform = 'bucketize'.",
+        "features.age: num_buckets belongs to transform = 'bucketize' or 'bucketize_per_key'.",
     ),
     (
         {"features/age/transform": "bucketize"},
@@ -80,8 +88,13 @@ MISTAKES = [
     ),
     (
         {"features/age/missing": "token"},
-        'features.age: missing must be "reject", "mean", "median" or a number for float32, but is '
-        "'token'.",
+        'features.age: missing must be "reject", "mean", "median", "mode" or a number for float32, '
+        "but is 'token'.",
+    ),
+    (
+        {"features/age": {"dtype": "int64", "missing": "median"}},
+        'features.age: missing must be "reject", "mode" or a whole number for int64, but is '
+        "'median'; mean and median take dtype = 'float32'.",
     ),
     (
         {"features/job/missing": "mean"},
@@ -103,7 +116,12 @@ MISTAKES = [
         {"features/a2": {"column": "age", "dtype": "int64"}},
         "column 'age' is float32 for age and int64 for a2: transform_fn takes it with one dtype.",
     ),
-    ({"source/format": "xml"}, "source.format: must be 'csv' or 'images', but is 'xml'."),
+    (
+        {"source/format": "xml"},
+        "source.format: must be 'csv', 'text', 'parquet', 'jsonl', 'avro', 'tfrecord', "
+        "'webdataset', 'images', 'numpy', 'keras', 'python', 'beam' or 'bigquery', "
+        "but is 'xml'.",
+    ),
     ({"source/header": False}, "source: header = false needs columns = [...], the names in order."),
     (
         {"source/header": False, "source/columns": ["a", "b", "a"]},
@@ -123,13 +141,47 @@ MISTAKES = [
     ),
     (
         {"split/fractions": {"test": 1}},
-        "split: needs a train split: statistics come from it.",
+        "split.fractions: needs a train split: statistics come from it. Name one, or give "
+        "--transform-from a dataset that has them.",
     ),
-    ({"split": {}}, "[split] takes fractions, directory = true, or column with values."),
+    (
+        {"split": {}},
+        "[split] takes one of fractions, time, directory = true, and column with values.",
+    ),
+    (
+        {"split/time": {"column": "day", "test": 3}},
+        "split: takes one of fractions, time, directory = true, and column with values.",
+    ),
+    ({"split": {"time": {"column": "day"}}}, 'split.time: needs a moment: test = "2024-01-01".'),
+    ({"split": {"time": {"test": 3}}}, "split.time.column: missing; add it."),
+    (
+        {"split": {"time": {"column": "day", "tests": 3}}},
+        "split.time.tests: unknown key; did you mean 'test'?",
+    ),
+    (
+        {"split": {"time": {"column": "day", "test": True}}},
+        "split.time.test: must be a number or a text, but is True.",
+    ),
+    (
+        {"split": {"key": "id", "time": {"column": "day", "test": 3}}},
+        "split: key is for fractions and carve; the time of each record decides here.",
+    ),
+    (
+        {"split": {"directory": True, "stratified": True}},
+        "split: stratified = true goes with fractions, per class of the label.",
+    ),
+    (
+        {"split/stratified": True, "label/type": "int64"},
+        'split.stratified needs a label of type = "class".',
+    ),
+    (
+        {"split/stratified": True, "label": GONE},
+        'split.stratified needs a label of type = "class".',
+    ),
     ({"split/column": "fold"}, "split: column and values go together."),
     (
         {"split": {"directory": True}},
-        "split.directory is for images; a table takes fractions or a column.",
+        "split.directory is for images and text; another table takes fractions, time or a column.",
     ),
     (
         {"filter": [{"name": "a", "where": "x"}, {"name": "a", "where": "y"}]},
@@ -139,7 +191,10 @@ MISTAKES = [
         {"label": {"column": "a", "expression": "1"}},
         'label: takes one of column, expression, from = "directory" and pattern.',
     ),
-    ({"label": {"from": "directory"}}, "a table takes its label from a column or an expression."),
+    (
+        {"label": {"from": "directory"}},
+        "a table other than text takes its label from a column or expression.",
+    ),
     *[
         (
             {"filter/0/name": name},
@@ -178,6 +233,111 @@ MISTAKES = [
         {"features/age/missing": -0.99999999, "features/age/transform": "log1p"},
         "features.age: missing must be above -1 for log1p, but is -0.99999999.",
     ),
+    (
+        {"features/age": {"dtype": "float32", "missing": 0, "transform": "log"}},
+        "features.age: missing must be above 0 for log, but is 0.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "missing": -1, "transform": ["sqrt", "log"]}},
+        "features.age: missing must be above 0 for log, but is -1.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "missing": -0.5, "transform": "sqrt"}},
+        "features.age: missing must be at least 0 for sqrt, but is -0.5.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "missing": 0, "transform": ["log1p", "box_cox"]}},
+        "features.age: missing must be above 0 for box_cox, but is 0.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "missing": 1, "transform": ["log", "log"]}},
+        "features.age: missing must be above 1 for log, but is 1.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "transform": ["clip", "log"], "clip_max": 0}},
+        "features.age: clip_max must be above 0 for log, but is 0.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "transform": "clip"}},
+        "features.age: transform = 'clip' needs clip_min, clip_max or both.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "transform": "log", "clip_min": 1}},
+        "features.age: clip_min belongs to transform = 'clip'.",
+    ),
+    (
+        {
+            "features/age": {
+                "dtype": "float32",
+                "transform": "clip",
+                "clip_min": 2,
+                "clip_max": 1.5,
+            }
+        },
+        "features.age: clip_min must not be above clip_max, but is 2 and 1.5.",
+    ),
+    (
+        {
+            "features/age": {
+                "dtype": "float32",
+                "transform": ["clip", "center", "clip"],
+                "clip_min": 2,
+            }
+        },
+        "features.age: transform: clip stands there twice, but has one clip_min and clip_max.",
+    ),
+    (
+        {
+            "features/age": {
+                "dtype": "float32",
+                "transform": ["bucketize", "clip"],
+                "num_buckets": 3,
+                "clip_max": 1,
+            }
+        },
+        "features.age: transform: bucketize must be the last of its chain, but is followed by "
+        "clip.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "transform": "scale_by_min_max", "output_min": 1}},
+        "features.age: output_min must be less than output_max, but is 1 and 1.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "transform": "center", "output_min": 1}},
+        "features.age: output_min belongs to transform = 'scale_by_min_max' or "
+        "'scale_by_min_max_per_key'.",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "transform": "apply_buckets"}},
+        "features.age: transform = 'apply_buckets' needs boundaries.",
+    ),
+    (
+        {
+            "features/age": {
+                "dtype": "int64",
+                "transform": "apply_buckets_with_interpolation",
+                "boundaries": [1, 3, 3],
+            }
+        },
+        "features.age: boundaries must ascend, but are [1, 3, 3].",
+    ),
+    (
+        {"features/age": {"dtype": "float32", "transform": "apply_buckets", "boundaries": []}},
+        "features.age.boundaries: must not be empty; name at least one.",
+    ),
+    *[
+        (
+            {"features/age": {"dtype": "string", "transform": name, **options}},
+            f"features.age: transform: {name} takes float32 or int64, but dtype is string.",
+        )
+        for name, options in {
+            **dict.fromkeys(["log", "sqrt", "scale_by_min_max", "scale_to_gaussian"], {}),
+            **dict.fromkeys(["robust_scale", "yeo_johnson", "box_cox"], {}),
+            "clip": {"clip_min": 0},
+            "apply_buckets": {"boundaries": [1]},
+            "apply_buckets_with_interpolation": {"boundaries": [1]},
+        }.items()
+    ],
     ({"split/key": []}, "split.key: must not be empty; name at least one."),
     ({"output/shard_mb": math.inf}, "output.shard_mb: must be a finite number, but is inf."),
     ({"output/shard_mb": "4"}, "output.shard_mb: must be a number, but is '4'."),
@@ -215,7 +375,11 @@ MISTAKES = [
     ({"output/num_shards": "4"}, "output.num_shards: must be a whole number, but is '4'."),
 ]
 IMAGE_MISTAKES = [
-    ({"source/trim": True}, "source: trim is for CSV; images have only format and paths."),
+    (
+        {"source/trim": True},
+        "source: trim is not for format = 'images', but for csv, text, parquet, jsonl, avro, "
+        "tfrecord, webdataset, numpy, keras, python, beam, bigquery.",
+    ),
     (
         {"features/other": {"size": [1, 1]}},
         "an image dataset has one feature, but there are 2.",
@@ -242,6 +406,10 @@ IMAGE_MISTAKES = [
         "features.image.size.1: must be less than or equal to 8192, but is 9000.",
     ),
     ({"label/type": "int64"}, 'the label of an image is type = "class".'),
+    (
+        {"split": {"time": {"column": "day", "test": 3}}},
+        "images are split by fractions, directory or paths.",
+    ),
 ]
 ALL = [(BASE, *m) for m in MISTAKES] + [(IMAGES, *m) for m in IMAGE_MISTAKES]
 

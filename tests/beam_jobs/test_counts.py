@@ -192,7 +192,7 @@ def test_the_greatest_whole_number_has_an_edge_too():
         columns={("train", "x"): Numbers.of(values)},
         numbers={key: NumberCounts.of(values)},
     )
-    edges = analysis.analyze(spec, summary)["x"].edges
+    edges = analysis.analyze(spec, summary)["x"].learned["edges"]
     ordered = np.sort(values)
     assert ordered[-(values.size // 4)] == 2**63 - 1
     exact = [ordered[-(-i * values.size // 4) - 1] for i in (1, 2, 3)]

@@ -45,13 +45,12 @@ def read(folder, data: bytes, block_bytes=1 << 20, name="x.csv", **kwargs):
     if unit is None:
         return None
     rows, broken = [], []
-    for part in csv_files.units(unit):
-        for block, text in csv_files.texts(part):
-            found = csv_files.parse(text, unit.columns, block.first_line, source)
+    for part in csv_files.units([unit]):
+        for found in csv_files.read(part, source):
             columns = [column.to_pylist() for column in found.values.columns]
             values = list(zip(*columns, strict=True))
-            rows += zip(found.lines[found.sound].tolist(), values, strict=True)
-            broken += [(int(found.lines[p]), reason, why) for p, reason, why in found.broken]
+            rows += zip(found.places[found.sound].tolist(), values, strict=True)
+            broken += [(int(found.places[p]), reason, why) for p, reason, why in found.broken]
     return unit.columns, rows, broken
 
 
@@ -178,7 +177,7 @@ def test_blocks_of_plain_and_compressed_files(folder, name):
     columns, rows, broken = read(folder, data, 1000, name)
     unit, _ = scanned(folder / name, 1000)
     assert len(unit.blocks) > 20
-    assert len(csv_files.units(unit)) == (1 if ending else len(unit.blocks))
+    assert len(csv_files.units([unit])) == (1 if ending else len(unit.blocks))
     expected = [(2 + 2 * i, (str(i), f"x\n{i * 7919}")) for i in range(3000)]
     assert (columns, rows, broken) == (("a", "b"), expected, [])
 
@@ -194,10 +193,10 @@ def test_a_cut_compressed_file_stops(folder, ending, cut):
 
 def test_a_file_that_shrinks_after_its_scan(folder):
     (folder / "y.csv").write_bytes(b"a\n1\n2\n")
-    unit, _ = scanned(folder / "y.csv", 100)
+    unit, source = scanned(folder / "y.csv", 100)
     (folder / "y.csv").write_bytes(b"a\n1\n")
     with pytest.raises(DataError, match="became shorter while it was read"):
-        list(csv_files.texts(unit))
+        list(csv_files.read(unit, source))
 
 
 def test_columns_may_stand_in_another_order_but_be_no_others(folder):
@@ -205,7 +204,7 @@ def test_columns_may_stand_in_another_order_but_be_no_others(folder):
     for name, header in (("1.csv", "a,b"), ("2.csv", "b,a"), ("3.csv", "a,c")):
         (folder / name).write_text(header + "\n1,2\n")
         units.append(scanned(folder / name, 100)[0])
-    csv_files.check_columns(units[:2])
+    assert len(csv_files.units(units[:2])) == 2
     assert read(folder, b"b,a\n1,2\n")[0] == ("b", "a")
     with pytest.raises(DataError, match=r"3\.csv: .* \['a', 'c'\], .*1\.csv are \['a', 'b'\]"):
-        csv_files.check_columns(units)
+        csv_files.units(units)

@@ -19,6 +19,9 @@ def columns() -> dict:
     floats = rng.normal(size=NUM_ROWS).astype(np.float32)
     floats[:4] = [-0.0, np.inf, np.nan, 1e-45]
     texts = ["é" * int(k) for k in rng.integers(0, 9000, NUM_ROWS)]
+    lengths = rng.integers(0, 9, NUM_ROWS) * (rng.random(NUM_ROWS) < 0.8)  # Many empty ones.
+    ends = pa.array(np.append(0, np.cumsum(lengths)), pa.int32())
+    values = [rng.integers(0, k, lengths.sum()) for k in (200, 2**63 - 1)]
     return {
         "b": floats,
         "a": whole,
@@ -27,6 +30,9 @@ def columns() -> dict:
         "x" * 200: rng.integers(0, 3, NUM_ROWS),
         "é": pa.array([text.encode() + b"\xff\0" for text in texts], pa.binary()),
         "c": np.zeros(NUM_ROWS, np.int64),
+        "ids": pa.ListArray.from_arrays(ends, pa.array(values[0])),
+        "whole": pa.ListArray.from_arrays(ends, pa.array(-values[1])),
+        "weights": pa.ListArray.from_arrays(ends, pa.array(rng.random(lengths.sum()), "float32")),
     }
 
 
@@ -35,7 +41,13 @@ def example(chosen: dict, row: int) -> tf.train.Example:
     message = tf.train.Example()
     for name, column in chosen.items():
         feature = message.features.feature[name]
-        if isinstance(column, pa.Array):
+        if isinstance(column, pa.ListArray):
+            is_float = column.type.value_type == pa.float32()
+            values = column[row].as_py()
+            (feature.float_list if is_float else feature.int64_list).value.extend(values)
+            if not values:  # It says which kind of list is empty, as we do.
+                (feature.float_list if is_float else feature.int64_list).SetInParent()
+        elif isinstance(column, pa.Array):
             value = column[row].as_py()
             value = value.encode() if isinstance(value, str) else value
             feature.bytes_list.value.append(value)
@@ -48,10 +60,12 @@ def example(chosen: dict, row: int) -> tf.train.Example:
     return message
 
 
-CHOICES = [("a",), ("b",), ("t",), ("image",), ("é",), ("image", "c"), ("c", "b"), tuple(columns())]
+SCALARS = ("b", "a", "t", "image", "x" * 200, "é", "c")
+CHOICES = [("a",), ("b",), ("t",), ("image",), ("é",), ("image", "c"), ("c", "b"), SCALARS]
+LISTS = [("ids",), ("whole",), ("weights",), tuple(columns())]
 
 
-@pytest.mark.parametrize("names", CHOICES, ids="-".join)
+@pytest.mark.parametrize("names", CHOICES + LISTS, ids="-".join)
 def test_examples_are_protobufs(names):
     chosen = {name: columns()[name] for name in names}
     found = examples.encode(chosen).to_pylist()
@@ -75,7 +89,8 @@ def test_features_stand_in_the_order_of_their_utf8_bytes():
 def test_a_column_of_a_slice_and_of_other_strides():
     numbers = np.arange(10, dtype=np.float32)[::-2]
     texts = pa.array(list("abcdefgh")).slice(2, 5)
-    chosen = {"n": numbers, "t": texts}
+    lists = pa.array([[k] * k for k in range(9)]).slice(3, 5)
+    chosen = {"n": numbers, "t": texts, "l": lists}
     found = examples.encode(chosen).to_pylist()
     expected = [example(chosen, row) for row in range(5)]
     assert [tf.train.Example.FromString(s) for s in found] == expected

@@ -10,7 +10,8 @@ COLUMNS = {"age": "DOUBLE", "name": "VARCHAR", "odd name": "BIGINT", "day": "DAT
 
 def evaluated(expressions, block, where="x") -> list[pa.Array]:
     is_alive = np.ones(block.num_rows, bool)
-    return list(filters.evaluate(expressions, block, is_alive, where))
+    sqls = [filters.Sql(*expression) for expression in expressions]
+    return list(filters.evaluate(sqls, block, is_alive, where))
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,17 @@ FILES = {
 }
 
 
+class PixelDecoder(Decoder):
+    """Gives the pixels alone: here they are what is stored."""
+
+    def decode(self, files, orientations):
+        decoded, broken = super().decode(files, orientations)
+        return decoded.pixels, broken
+
+
 @functools.cache
 def decoder(height=HEIGHT, width=WIDTH, channels=3, **options):
-    return Decoder(ImagePolicy(height, width, channels, **options))
+    return PixelDecoder(ImagePolicy(height, width, channels, **options))
 
 
 def decode(data, *policy, **options):

@@ -93,3 +93,21 @@ def test_splitmix64_as_published():
     seeds = hashed([(1234567, 0)] * 3)
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     assert keys.order_keys(seeds, np.arange(3)).tolist() == expected
+
+
+def test_bytes_that_are_text_are_as_text_and_others_stand_for_their_md5():
+    values = ["é".encode(), b"\xff\0x", None, b"", b"a\0b", b"\xfe"]
+    columns = {"a": pa.array(values), "b": pa.array(["x"] * 6)}
+    digest = hashlib.md5(b"a\0b").hexdigest().encode()
+    cells = [
+        "é".encode(),
+        b"\xfe" + hashlib.md5(b"\xff\0x").hexdigest().encode(),
+        b"\xff",
+        b"",
+        b"\xfe" + hashlib.md5(b"a\0b").hexdigest().encode(),
+        b"\xfe" + hashlib.md5(b"\xfe").hexdigest().encode(),
+    ]
+    expected = [b"\0".join([digest, cell, b"x"]) for cell in cells]
+    assert keys.row_keys(pa.record_batch(columns)).to_pylist() == expected
+    one = pa.record_batch({"a": pa.array(values[:1]), "b": ["x"]})
+    assert keys.row_keys(one).to_pylist() == expected[:1]  # Without a look at any md5.

@@ -262,14 +262,14 @@ def test_log1p_knows_no_batch_position():
     rng = np.random.default_rng(1)
     values = np.concatenate([10.0 ** rng.uniform(-12, 12, 1000), -rng.random(21), [0.0, -0.0]])
     assert values.size % 8  # A rest behind the SIMD packets.
-    together = stateless.apply_numpy(values, ("log1p",))
+    together = stateless.apply_numpy(values, [("log1p",)])
     alone = np.concatenate(
-        [stateless.apply_numpy(values[i : i + 1], ("log1p",)) for i in range(values.size)]
+        [stateless.apply_numpy(values[i : i + 1], [("log1p",)]) for i in range(values.size)]
     )
     assert together.tobytes() == alone.tobytes()
     for start in (1, 3, 7):
         assert (
-            stateless.apply_numpy(values[start:], ("log1p",)).tobytes()
+            stateless.apply_numpy(values[start:], [("log1p",)]).tobytes()
             == together[start:].tobytes()
         )
     expected = np.log1p(values)

@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 import gzip
 import os
 import struct
@@ -47,12 +48,24 @@ def large_binary(records):
     return pa.array(records, pa.large_binary())
 
 
-def write(directory, framed, compression="none", num_examples=0, cut=None, pool=None) -> ShardInfo:
+def sizes_of(framed) -> np.ndarray:
+    """The sizes of framed records, hopping from one to the next."""
+    sizes, position = [], 0
+    while position < len(framed):
+        sizes.append(16 + int.from_bytes(framed[position : position + 8], "little"))
+        position += sizes[-1]
+    return np.array(sizes, np.int64)
+
+
+def write(directory, framed, compression="none", cut=None, pool=None) -> ShardInfo:
+    """Writes records; with a cut, in pieces that end within records, and their sizes in threes."""
     name = shard_name("train", 0, 1, compression)
+    sizes, none = sizes_of(framed), np.empty(0, np.int64)
     with ShardWriter(str(directory), name, compression, pool=pool) as writer:
         for start in range(0, len(framed), cut or max(len(framed), 1)):
-            writer.write(framed[start : start + cut] if cut else framed, 0)
-        writer.write(b"", num_examples)
+            writer.write(framed[start : start + cut] if cut else framed, none)
+        for start in range(0, len(sizes), 3 if cut else max(len(sizes), 1)):
+            writer.write(b"", sizes[start : start + 3] if cut else sizes)
         return writer.close()
 
 
@@ -120,16 +133,19 @@ def test_an_uncompressed_shard_is_what_tensorflow_writes(tmp_path):
         for record in records:
             writer.write(record)
     expected = (tmp_path / "expected").read_bytes()
-    info = write(tmp_path, frame_records(large_binary(records)), num_examples=503)
+    info = write(tmp_path, frame_records(large_binary(records)))
     assert (tmp_path / info.file).read_bytes() == expected
     crc = crc32c(expected)
-    assert info == ShardInfo("train-00000-of-00001.tfrecord", 503, len(expected), crc, crc)
+    starts = [0, 16, *range(33, 33 + 501 * 56, 56)]
+    entered = next(number for number, start in enumerate(starts) if start >= 16_384)
+    index = f"{entered}:{starts[entered]}"  # The last one begins before byte 32,768.
+    assert info == ShardInfo("train-00000-of-00001.tfrecord", 503, len(expected), crc, crc, index)
 
 
 @pytest.mark.parametrize("compression, tf_name", [("none", ""), ("gzip", "GZIP")])
 @pytest.mark.parametrize("records", [[], numbers(60_000, width=50)], ids=["empty", "many"])
 def test_tensorflow_reads_what_was_written(tmp_path, compression, tf_name, records):
-    info = write(tmp_path, frame_records(large_binary(records)), compression, len(records))
+    info = write(tmp_path, frame_records(large_binary(records)), compression)
     path = str(tmp_path / info.file)
     batches = tf.data.TFRecordDataset(path, tf_name).batch(10_000)
     assert [record for batch in batches for record in batch.numpy()] == records
@@ -139,7 +155,7 @@ def test_tensorflow_reads_what_was_written(tmp_path, compression, tf_name, recor
 def test_a_gzip_shard_has_members_of_1_mib_and_the_checksums_of_both_streams(tmp_path):
     framed = bytes(frame_records(large_binary(numbers(60_000, width=50))))
     assert len(framed) > 3 * MEMBER_BYTES
-    info = write(tmp_path, framed, "gzip", 60_000)
+    info = write(tmp_path, framed, "gzip")
     data = (tmp_path / info.file).read_bytes()
     assert gzip.decompress(data) == framed
     assert (info.bytes, info.crc32c) == (len(data), crc32c(data))
@@ -170,16 +186,16 @@ def test_the_bytes_do_not_depend_on_the_cuts_or_the_threads(tmp_path_factory, cu
     assert len(stream) > 3 * MEMBER_BYTES
     whole = tmp_path_factory.mktemp("whole")
     parts = tmp_path_factory.mktemp("parts")
-    info = write(whole, stream, "gzip", 5)
+    info = write(whole, stream, "gzip")
     with concurrent.futures.ThreadPoolExecutor(max(threads, 1)) as pool:
-        assert write(parts, stream, "gzip", 5, cut, pool if threads else None) == info
+        assert write(parts, stream, "gzip", cut, pool if threads else None) == info
     assert (parts / info.file).read_bytes() == (whole / info.file).read_bytes()
 
 
 def test_counts_add_up_over_calls(tmp_path):
     with ShardWriter(str(tmp_path), "train-00000-of-00001.tfrecord", "none") as writer:
-        writer.write(frame(b"a") + frame(b"b"), 2)
-        writer.write(memoryview(frame(b"c")), 1)
+        writer.write(frame(b"a") + frame(b"b"), np.array([17, 17]))
+        writer.write(memoryview(frame(b"c")), np.array([17]))
         info = writer.close()
     assert (info.num_examples, info.bytes) == (3, 51)
 
@@ -188,7 +204,7 @@ def test_counts_add_up_over_calls(tmp_path):
 def test_nothing_stands_under_the_name_before_close(tmp_path, compression):
     name = shard_name("train", 0, 1, compression)
     with ShardWriter(str(tmp_path), name, compression) as writer:
-        writer.write(frame(b"a") * 100_000, 100_000)
+        writer.write(frame(b"a") * 100_000, np.full(100_000, 17))
         assert not (tmp_path / name).exists()
         writer.close()
         assert files(tmp_path) == [name]
@@ -201,7 +217,7 @@ def test_an_aborted_shard_leaves_nothing(tmp_path, folder, threads):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         with pytest.raises(RuntimeError, match="the job failed"):
             with ShardWriter(str(directory), "x", "gzip", pool=pool if threads else None) as writer:
-                writer.write(frame(b"a") * 100_000, 100_000)
+                writer.write(frame(b"a") * 100_000, np.full(100_000, 17))
                 assert len(files(directory)) == 1
                 raise RuntimeError("the job failed")
     assert files(directory) == []
@@ -216,8 +232,8 @@ def test_a_leftover_of_the_same_name_is_replaced(tmp_path):
 def test_two_attempts_at_once_do_not_meet(tmp_path):
     first = ShardWriter(str(tmp_path), "x", "none")
     second = ShardWriter(str(tmp_path), "x", "none")
-    first.write(frame(b"a"), 1)
-    second.write(frame(b"a"), 1)
+    first.write(frame(b"a"), np.array([17]))
+    second.write(frame(b"a"), np.array([17]))
     assert first.close() == second.close()
     assert (tmp_path / "x").read_bytes() == frame(b"a")
 
@@ -263,7 +279,7 @@ class StrictFileSystem(LocalFileSystem):
 def test_a_leftover_is_replaced_where_a_rename_does_not_replace(tmp_path):
     (tmp_path / "x").write_bytes(b"left over")
     with ShardWriter(f"strict:/{tmp_path}", "x", "none") as writer:
-        writer.write(frame(b"a"), 1)
+        writer.write(frame(b"a"), np.array([17]))
         writer.close()
     assert (tmp_path / "x").read_bytes() == frame(b"a")
     with ShardWriter(f"strict:/{tmp_path}", "y", "none"):
@@ -272,20 +288,23 @@ def test_a_leftover_is_replaced_where_a_rename_does_not_replace(tmp_path):
 
 
 def test_info_to_json_and_back():
-    info = ShardInfo("f", 1, 2, "0000000a", "0000000b")
+    info = ShardInfo("f", 1, 2, "0000000a", "0000000b", "3:99")
     entry = {
         "file": "f",
         "num_examples": 1,
         "bytes": 2,
         "crc32c": "0000000a",
         "crc32c_uncompressed": "0000000b",
+        "index": "3:99",
     }
     assert info.to_json() == entry
-    assert ShardInfo.from_json(entry | {"future": 1}) == info
+    del entry["index"]
+    assert ShardInfo.from_json(entry) == dataclasses.replace(info, index="")
+    assert ShardInfo.from_json(info.to_json() | {"future": 1}) == info
 
 
 def test_a_shard_is_intact_until_a_byte_changes(tmp_path):
-    info = write(tmp_path, frame(b"a") * 9, "gzip", 9)
+    info = write(tmp_path, frame(b"a") * 9, "gzip")
     path = tmp_path / info.file
     data = path.read_bytes()
     assert is_intact(str(tmp_path), info)
@@ -317,7 +336,7 @@ def test_reading_records_longer_than_the_buffer(tmp_path):
 
 
 def test_the_reader_knows_the_file_afterwards(tmp_path):
-    info = write(tmp_path, b"".join(map(frame, numbers(60_000))), "gzip", 60_000)
+    info = write(tmp_path, b"".join(map(frame, numbers(60_000))), "gzip")
     with ShardReader(str(tmp_path / info.file), "gzip") as reader:
         assert sum(map(len, reader)) == 60_000 * 40
         assert reader.info() == info

@@ -69,6 +69,16 @@ def test_any_fractions_against_rationals(one, two, firsts):
     assert by_fractions(firsts, given_) == expected
 
 
+@pytest.mark.feature(
+    "What chance decides",
+    "keras.utils.image_dataset_from_directory: validation_split",
+    "`[split] carve`: by hash",
+)
+@pytest.mark.feature(
+    "What chance decides",
+    "keras.utils.text_dataset_from_directory: validation_split",
+    "`[split] carve`: by hash",
+)
 def test_carve_draws_by_hash_within_one_split():
     rules = spec(
         {
@@ -120,4 +130,15 @@ def test_a_column_decides_by_listed_values(column, values, expected):
     ],
 )
 def test_split_names(split, paths, names):
-    assert splits.split_names(spec(split, paths)) == names
+    assert splits.split_names(spec(split, paths), {"train": 5}) == names
+
+
+def test_directories_give_the_splits_that_have_records():
+    said = {
+        "name": "x",
+        "source": {"format": "text", "paths": ["a"]},
+        "split": {"directory": True, "carve": {"validation": 0.1}},
+        "features": {"text": {"dtype": "string"}},
+    }
+    counts = {"test": 1, "train": 5, "validation": 0}
+    assert splits.split_names(parse_spec(said, "a.toml"), counts) == ("train", "test")

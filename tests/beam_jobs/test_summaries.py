@@ -34,9 +34,11 @@ def outcome(seed: int) -> rows.Outcome:
     x = pa.array(10.0 ** rng.uniform(0, 30, size), pa.float32(), mask=rng.random(size) < 0.3)
     raw = {"x": x, "n": rng.integers(-(2**60), 2**60, size), "t": rng.choice(list("abc"), size)}
     codes = rng.choice([SPLITS.index("train"), SPLITS.index("test")], size).astype(np.int8)
-    kept = rows.Records(pa.record_batch(raw), None, codes, np.zeros(size, keys.HASH_DTYPE))
+    kept = rows.Records(pa.record_batch(raw), {}, codes, np.zeros(size, keys.HASH_DTYPE))
     rejected = pa.table({"reason": pa.array(REASONS[:seed], pa.string())})
-    return rows.Outcome(size + seed, kept, rejected, tuple("pq"[:seed]))
+    return rows.Outcome(
+        size + seed, kept, rejected, {"label": tuple("pq"[:seed])}, np.ones(size, bool)
+    )
 
 
 OUTCOMES = [outcome(seed) for seed in range(4)]
@@ -71,7 +73,7 @@ def test_any_order_and_any_grouping_give_the_same():
 def test_the_sum_is_of_all_records():
     total = summaries.add(summaries.summarize(part, SPEC) for part in OUTCOMES)
     assert total.rejected == Counter(unparsable_x=4, no_label=2)
-    assert total.classes == {"p", "q"}
+    assert total.classes == {"label": {"p", "q"}}
     found = {}
     for split in ("train", "test"):
         chosen = [part.kept.splits == SPLITS.index(split) for part in OUTCOMES]
@@ -88,7 +90,7 @@ def test_the_sum_is_of_all_records():
     assert set(total.numbers) == {("x", ()), ("n", ())}
     tokens = known(total)[-1]
     assert tokens == {"t": Counter(found["train", "t"])}
-    logs = total.chains["x", ("log1p",)]
+    logs = total.chains["x", (("log1p",),)]
     assert logs.moments.count == len(train)
     assert logs.moments.mean == pytest.approx(np.log1p(train).mean(), rel=1e-14)
 

@@ -1,7 +1,9 @@
 import copy
 import gzip
+import io
 import json
 import math
+import pickle
 
 import google_crc32c
 import numpy as np
@@ -473,7 +475,7 @@ def test_a_manifest_that_is_not_readable(tmp_path, text, message):
         (
             ["features", "pixels", "dtype"],
             "bool",
-            "features.pixels: dtype must be uint8 or",
+            "features.pixels: dtype must be uint8, bfloat16 or float32",
         ),
         (["label", "classes"], None, "label: classes must stand where type is class"),
     ],
@@ -490,3 +492,155 @@ def test_a_manifest_with_a_wrong_value(dataset, where, value, message):
         verify(str(directory))
     assert str(caught.value).startswith(f"{directory / 'dataset_info.json'}: {message}")
     assert "\n" not in str(caught.value)
+
+
+BAG = {"dtype": "float32", "shape": [20], "stored_as": "sparse", "normalized": True}
+
+
+def bag(indices, values) -> dict:
+    return {"bag/indices": ints(*indices), "bag/values": floats(*values)}
+
+
+def test_a_sparse_feature_is_indices_and_values(tmp_path):
+    lists = [range(0, number % 20, 2) for number in range(30)]
+    shard = [example(record(n) | bag(i, np.ones(len(i)))) for n, i in enumerate(lists)]
+    write_dataset(tmp_path, {"train": [shard]}, features=FEATURES | {"bag": BAG})
+    assert verify(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "indices, values, problem",
+    [
+        ([1, 20], [1, 1], "feature 'bag/indices' must be from 0 to 19, but is 20"),
+        ([1, 2], [1, np.nan], "feature 'bag/values' must be finite, but holds nan"),
+        ([1, 2], [1], "feature 'bag' must have as many values as indices, but has 1 and 2"),
+        ([2, 2], [1, 1], "feature 'bag' must have rising indices, but 2 follows 2"),
+        ([2, 1], [1, 1], "feature 'bag' must have rising indices, but 1 follows 2"),
+    ],
+)
+def test_what_is_wrong_with_a_sparse_feature(tmp_path, indices, values, problem):
+    shard = [example(record(n) | bag([0, 19], [1, 2])) for n in range(9)]
+    shard[4] = example(record(4) | bag(indices, values))
+    write_dataset(tmp_path, {"train": [shard]}, features=FEATURES | {"bag": BAG})
+    name = "train-00000-of-00001.tfrecord"
+    assert verify(str(tmp_path)) == [f"{name}: record 4: {problem}. {AGAIN}"]
+
+
+# The files beside the shards
+
+
+def array_file(directory, array) -> dict:
+    """Saves statistics beside the manifest and returns how it lists them."""
+    data = io.BytesIO()
+    np.save(data, array)
+    return listed(directory, data.getvalue(), list(np.shape(array)))
+
+
+def listed(directory, data, shape) -> dict:
+    crc = f"{google_crc32c.value(data):08x}"
+    (directory / f"statistics-{crc}.npy").write_bytes(data)
+    return {"file": f"statistics-{crc}.npy", "shape": shape, "crc32c": crc}
+
+
+def verified(directory, feature) -> list[str]:
+    """Returns the problems of a dataset whose only remarkable feature this is."""
+    features = {"pixels": FEATURES["pixels"] | feature}
+    shard = [example({"pixels": texts(bytes(12))})]
+    write_dataset(directory, {"train": [shard]}, label=None, features=features)
+    return verify(str(directory))
+
+
+MEAN = np.arange(12.0).reshape(2, 2, 3)
+
+
+def test_statistics_of_each_pixel_are_checked(tmp_path):
+    mean = array_file(tmp_path, MEAN)
+    path = tmp_path / mean["file"]
+    feature = {"statistics": {"count": 3, "mean": mean, "std": [1.0]}, "normalization": {
+        "rescale": 0.5, "mean": mean, "std": None, "samplewise_center": False,
+    }}  # fmt: skip
+    assert verified(tmp_path, feature) == []
+    before, after = flip(path, 150)
+    assert verify(str(tmp_path)) == [
+        f"{path.name}: crc32c is {after}, but dataset_info.json says {before}: the file is "
+        f"damaged. {AGAIN}"
+    ]
+    path.unlink()
+    assert verify(str(tmp_path)) == [
+        f"{path.name}: is listed in dataset_info.json, but is missing. {AGAIN}"
+    ]
+    path.mkdir()
+    (problem,) = verify(str(tmp_path))
+    assert problem.startswith(f"{path.name}: cannot be read: ") and "\n" not in problem
+    elsewhere = {"normalization": {"std": mean | {"file": "../" + path.name}}}
+    assert verified(tmp_path, elsewhere) == [
+        f"../{path.name}: stands in dataset_info.json, but is no name of a file beside it. {AGAIN}"
+    ]
+    with pytest.raises(DataError, match=r"features.pixels.statistics.mean\.ArrayFile.crc32c: must"):
+        verified(tmp_path, {"statistics": {"mean": {"file": path.name, "shape": [2, 2, 3]}}})
+
+
+@pytest.mark.parametrize(
+    "array, shape, problem",
+    [
+        (MEAN.astype("f4"), None, "holds float32 [2, 2, 3], but dataset_info.json says float64 [2"),
+        (MEAN, [3, 2, 2], "holds float64 [2, 2, 3], but dataset_info.json says float64 [3, 2, 2]"),
+        (np.where(MEAN == 7, np.nan, MEAN), None, "holds a value that is not finite"),
+    ],
+)
+def test_statistics_of_another_form(tmp_path, array, shape, problem):
+    mean = array_file(tmp_path, array)
+    mean["shape"] = shape or mean["shape"]
+    (found,) = verified(tmp_path, {"normalization": {"mean": mean}})
+    assert found.startswith(f"{mean['file']}: {problem}")
+
+
+def test_statistics_whose_header_lies(tmp_path):
+    header = io.BytesIO()
+    said = {"descr": "<f8", "fortran_order": False, "shape": (10**12,)}
+    np.lib.format.write_array_header_1_0(header, said)
+    for data, shape, problem in [
+        (header.getvalue(), [10**12], f"holds 0 bytes for float64 [{10**12}]"),
+        (b"", [3], "crc32c is right, but it is no array as np.save writes it"),
+        (pickle.dumps([1.0]), [1], "crc32c is right, but it is no array as np.save writes it"),
+    ]:
+        mean = listed(tmp_path, data, shape)
+        assert verified(tmp_path, {"normalization": {"mean": mean}}) == [
+            f"{mean['file']}: {problem}. {AGAIN}"
+        ]
+
+
+@pytest.mark.parametrize(
+    "said, problem",
+    [
+        ({"vocabulary": ["", "[UNK]", "a"]}, None),
+        ({"vocabulary": ["", "[UNK]"]}, "holds 2 tokens, but dataset_info.json says 3"),
+        ({"vocabulary": list("abcd")}, "holds 4 tokens, but dataset_info.json says 3"),
+        ({"vocabulary": list("abc"), "idf_weights": [1.0]}, "holds 1 weights, but dataset_info.js"),
+        ({"vocabulary": "abc"}, "is no vocabulary: a JSON object that has a list of tokens, and"),
+        (None, "is listed in dataset_info.json, but is missing"),
+    ],
+)
+def test_the_vocabulary_of_indices(tmp_path, said, problem):
+    name = "vocabulary-word.json"
+    if said is not None:
+        (tmp_path / name).write_text(json.dumps(said))
+    word = {"dtype": "int64", "shape": [2], "stored_as": "int64_list", "num_categories": 3}
+    shard = [example({"word": ints(1, 2)})]
+    features = {"word": word | {"vocabulary_file": name}}
+    write_dataset(tmp_path, {"train": [shard]}, label=None, features=features)
+    problems = verify(str(tmp_path))
+    assert len(problems) == (problem is not None)
+    assert all(line.startswith(f"{name}: {problem}") for line in problems)
+
+
+@pytest.mark.parametrize("num_tokens, is_sound", [(20, True), (12, True), (21, False)])
+def test_the_vocabulary_of_a_sparse_text_may_be_padded(tmp_path, num_tokens, is_sound):
+    name = "vocabulary-bag.json"
+    said = {"vocabulary": list(map(str, range(num_tokens))), "idf_weights": [1.0] * 20}
+    (tmp_path / name).write_text(json.dumps(said))
+    shard = [example(bag([0, 19], [1, 2]))]
+    features = {"bag": BAG | {"vocabulary_file": name}}
+    write_dataset(tmp_path, {"train": [shard]}, label=None, features=features)
+    problem = f"{name}: holds 21 tokens, but dataset_info.json says 20. {AGAIN}"
+    assert verify(str(tmp_path)) == ([] if is_sound else [problem])

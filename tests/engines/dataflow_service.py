@@ -51,7 +51,10 @@ PROJECT = "stand-in-project"
 REGION = "us-central1"
 IMAGE = "us-docker.pkg.dev/stand-in-project/headrace/headrace:1"
 WORKER = f"worker@{PROJECT}.iam.gserviceaccount.com"  # Which the account may impersonate.
-
+_PARTS = (  # An empty object, with nothing said of it.
+    b"--part\r\nContent-Type: application/json\r\n\r\n{}\r\n"
+    b"--part\r\nContent-Type: application/octet-stream\r\n\r\n\r\n--part--\r\n"
+)
 _TOKEN = "Permission 'iam.serviceAccounts.getAccessToken'"
 _State = dataflow.JobState
 _Importance = dataflow.JobMessageImportance
@@ -144,17 +147,23 @@ class Storage:
     def write(self, url: str, content: bytes) -> None:
         """Makes or replaces gs://bucket/object."""
         bucket, name = url.removeprefix("gs://").split("/", 1)
-        place = f"upload/storage/v1/b/{bucket}/o?uploadType=media&name="
-        self._ask(place + urllib.parse.quote(name, safe=""), content)
+        place = f"upload/storage/v1/b/{bucket}/o?name={urllib.parse.quote(name, safe='')}"
+        if content:
+            self._ask(f"{place}&uploadType=media", content)
+        else:  # Which the emulator takes as a part only.
+            self._ask(f"{place}&uploadType=multipart", _PARTS, "multipart/related; boundary=part")
 
     def names(self, bucket: str) -> list[str]:
         """Returns the names of a bucket's objects, in order."""
         items = json.loads(self._ask(f"storage/v1/b/{bucket}/o")).get("items", [])
         return sorted(item["name"] for item in items)
 
-    def _ask(self, path: str, content: bytes | None = None) -> bytes:
-        kind = {} if content is None else {"Content-Type": "application/octet-stream"}
-        headers = {"Authorization": f"Bearer {self.token}", **kind}
+    def _ask(
+        self, path: str, content: bytes | None = None, kind: str = "application/octet-stream"
+    ) -> bytes:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        if content is not None:
+            headers["Content-Type"] = kind
         request = urllib.request.Request(f"{self.url}/{path}", content, headers)
         with urllib.request.urlopen(request) as response:
             return response.read()

@@ -2,28 +2,34 @@
 
 import concurrent.futures
 import contextlib
+import gzip
 import itertools
 import json
 import os
 import signal
 import subprocess
+import tarfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+import test_image_tables
 from apache_beam.internal.gcp import auth
 from apache_beam.io.filesystems import FileSystems
 from oracle import compare
 from oracle.command import LIMIT_SECONDS, arguments, headrace
 
 from beam_jobs import engines, files
-from beam_jobs.config import load_spec
+from beam_jobs.config import Source, load_spec
 from beam_jobs.errors import SpecError
 from beam_jobs.run import run
-from beam_jobs.shards import ShardWriter, frame_records
+from beam_jobs.shards import ShardWriter, frame_records, framed_sizes
+from beam_jobs.sources import formats, listing
 from beam_jobs.verify import verify
 from engines import object_stores
 
@@ -136,6 +142,66 @@ def test_a_store_holds_the_bytes_of_a_local_run(name, runs, store, tmp_path, say
             assert (made / file).read_bytes() == (wanted.folder / file).read_bytes()
         everything = b"".join(path.read_bytes() for path in made.rglob("*") if path.is_file())
         assert store.secret.encode() not in everything
+
+
+def test_later_data_take_the_transform_of_a_dataset_in_a_store(small, store, bucket, tmp_path):
+    before = f"{store.scheme}://{bucket}/before"
+    run(small(), before)
+    path = tmp_path / "later.toml"
+    text = (tmp_path / "small-2.toml").read_text()
+    parts = "fractions = { train = 0.6, validation = 0.2, test = 0.2 }"
+    path.write_text(text.replace(parts, "fractions = { test = 1 }"))
+    spec, later = load_spec(str(path), learns=False), f"{store.scheme}://{bucket}/later"
+    wanted = run(spec, str(tmp_path / "later"), transform_from=before)
+    assert run(spec, later, transform_from=before, runner="FnApiRunner") == wanted
+    assert verify(later) == []
+    assert names_in(object_stores.download(store, bucket, tmp_path / "all") / "later") == names_in(
+        tmp_path / "later"
+    )
+    with pytest.raises(SpecError, match="is the output folder, too"):
+        run(spec, f"{before}/", transform_from=before)
+
+
+def test_arrays_in_a_store_are_ingested_where_all_workers_find_them(store, bucket, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.arange(500) / 8)
+    store.write(f"{store.scheme}://{bucket}/in/a.npz", (tmp_path / "a.npz").read_bytes())
+    text = SMALL.replace("csv", "numpy", 1).replace("header = true\n", "").replace("@SHARDS@", "2")
+    for name, path in (("here", "a.npz"), ("there", f"{store.scheme}://{bucket}/in/*.npz")):
+        (tmp_path / f"{name}.toml").write_text(text.replace("@URL@/table.csv", path))
+    here, there = (load_spec(str(tmp_path / f"{name}.toml")) for name in ("here", "there"))
+    wanted = run(here, str(tmp_path / "out"))
+
+    for runner in ("local", "FnApiRunner"):
+        other, url = output_bucket(store)
+        info = run(there, url, runner=runner)
+
+        assert info["splits"] == wanted["splits"], runner  # With the CRC of each shard.
+        assert not [name for name in store.names(other) if ".progress" in name]
+
+
+@pytest.mark.parametrize("write", [test_image_tables.write_csv, test_image_tables.write_parquet])
+def test_images_of_a_table_lie_beside_it_or_in_it(write, store, bucket, tmp_path, say):
+    home = tmp_path / "home"
+    if write is test_image_tables.write_csv:
+        table = write(
+            home, [(3, "photo", "pictures/none.png"), (4, "photo", "../home/pictures/4.png")]
+        )
+    else:
+        table = write(home)
+    photo = 'store = "float32"\nfeaturewise_center = true'
+    local = run(test_image_tables.spec_of(table, photo), str(tmp_path / "local"))
+    url = f"{store.scheme}://{bucket}"
+    object_stores.upload(store, home, f"{url}/home")
+    text = (home / "spec.toml").read_text().replace(table.name, f"{url}/home/{table.name}")
+    (tmp_path / "there.toml").write_text(text)
+    for runner in ("local", "FnApiRunner"):
+        out = f"{url}/{runner}"
+        made = run(load_spec(str(tmp_path / "there.toml")), out, runner=runner)
+        is_same = made["splits"] == local["splits"] and made["features"] == local["features"]
+        say(f"{store.scheme}://", "same bytes" if is_same else "OTHER BYTES")
+        assert is_same and made["rejected"] == local["rejected"]
+    assert local["rejected"] == ({"missing_file_photo": 1} if table.suffix == ".csv" else {})
+    assert not [name for name in store.names(bucket) if ".progress" in name]
 
 
 @contextlib.contextmanager
@@ -398,6 +464,57 @@ PIECE = np.random.default_rng(0).bytes(1 << 20)
 NUM_PIECES = 18  # S3 gets parts of 5 MiB on the way, Cloud Storage of 16.
 
 
+def _table_files(folder: Path) -> dict[str, list[Path]]:
+    """A format and files of it, more than one block each."""
+    table = pa.table({"x": np.arange(3000), "raw": [b"\xff%d" % i for i in range(3000)]})
+    pq.write_table(table, folder / "t.parquet", row_group_size=1000)
+    with pa.ipc.new_file(folder / "t.arrow", table.schema) as file:
+        file.write_table(table, 1000)
+    for name, compression in (("t.tfrecord", ""), ("t.tfrecord.gz", "GZIP")):
+        with tf.io.TFRecordWriter(str(folder / name), compression) as file:
+            for value in range(3000):
+                example = tf.train.Example()
+                example.features.feature["x"].int64_list.value.append(value)
+                file.write(example.SerializeToString())
+    with tarfile.open(folder / "t.tar", "w") as archive:
+        for value in range(100):
+            archive.addfile(tarfile.TarInfo(f"{value}.txt"))
+    (folder / "t.txt").write_text("".join(f"line {i}\n" for i in range(3000)))
+    (folder / "u.txt.gz").write_bytes(gzip.compress(b"a text\n"))
+    texts = [folder / "t.txt", folder / "u.txt.gz"]
+    return {
+        "parquet": [folder / "t.parquet", folder / "t.arrow"],
+        "tfrecord": [folder / "t.tfrecord", folder / "t.tfrecord.gz"],
+        "webdataset": [folder / "t.tar"],
+        "text": texts,
+        "text files": texts,
+    }
+
+
+def test_files_of_every_format_are_read_as_from_a_disk(store, bucket, tmp_path):
+    def read(kind: str, paths: list[str]) -> list[list]:
+        source = Source(
+            format=kind.split()[0],
+            paths=tuple(paths),
+            records="files" if kind == "text files" else "lines",
+        )
+        found = listing.list_files(source)
+        scanned = [unit for file in found for unit in formats.scan([file], source, 5000)]
+        structures = [
+            structure
+            for unit in formats.of(source).units(scanned)
+            for structure in formats.of(source).read(unit, source)
+        ]
+        assert len(structures) > 1
+        return [[*s.values.to_pylist(), *s.places.tolist()] for s in structures]
+
+    for kind, files_of in _table_files(tmp_path).items():
+        urls = [f"{store.scheme}://{bucket}/in/{path.name}" for path in files_of]
+        for url, path in zip(urls, files_of, strict=True):
+            store.write(url, path.read_bytes())
+        assert read(kind, urls) == read(kind, [str(path) for path in files_of])
+
+
 def test_a_file_that_is_given_up_never_appears(store, bucket):
     url = f"{store.scheme}://{bucket}/file"
     store.write(url, b"before")
@@ -412,7 +529,8 @@ def test_a_file_that_is_given_up_never_appears(store, bucket):
         f"{store.scheme}://{bucket}", "train-00000-of-00001.tfrecord", "none"
     ) as shard:
         for _ in range(NUM_PIECES):
-            shard.write(frame_records(pa.array([PIECE], pa.large_binary())), 1)
+            piece = pa.array([PIECE], pa.large_binary())
+            shard.write(frame_records(piece), framed_sizes(piece))
     del shard
     assert store.written(bucket) == written and store.read(url) == b"before"
     if store.scheme == "s3":

@@ -3,6 +3,7 @@
 import collections
 import gzip
 import hashlib
+import itertools
 import json
 import math
 from pathlib import Path
@@ -72,10 +73,23 @@ def shard_files(folder: Path, manifest: dict) -> list[str]:
                 "bytes": len(file),
                 "crc32c": f"{google_crc32c.value(file):08x}",
                 "crc32c_uncompressed": f"{google_crc32c.value(stream):08x}",
+                "index": "" if suffix else index(records.frames(stream)),
             }
     on_disk = sorted(path.name for path in folder.glob("*tfrecord*"))
     found["files"], wanted["files"] = on_disk, sorted(s["file"] for s in wanted.values())
     return _unequal(found, wanted)
+
+
+def index(frames: list[bytes]) -> str:
+    """`record:byte` of the first record that begins in each step, but for the first step."""
+    starts = [0, *itertools.accumulate(len(frame) + 16 for frame in frames)][: len(frames)]
+    step = 16_384
+    while True:
+        first = {start // step: (i, start) for i, start in reversed(list(enumerate(starts)))}
+        first.pop(0, None)
+        if len(first) <= 512:
+            return " ".join(f"{i}:{start}" for i, start in sorted(first.values()))
+        step *= 2
 
 
 def bytes_of_shards(folder: Path, manifest: dict) -> dict[str, tuple]:

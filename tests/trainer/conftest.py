@@ -1,10 +1,9 @@
 """Dataset folders made by hand: nothing here comes from the code under test."""
 
+import collections
+import itertools
 import json
-import os
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import google_crc32c
 import numpy as np
@@ -17,6 +16,10 @@ def _feature(value) -> tf.train.Feature:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
     if isinstance(value, np.ndarray):
         return _feature(value.tobytes())
+    if isinstance(value, list) and isinstance(value[0], int):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=value))
+    if isinstance(value, list):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=value))
     if isinstance(value, int | np.integer):
         return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value)]))
     return tf.train.Feature(float_list=tf.train.FloatList(value=[float(value)]))
@@ -36,8 +39,12 @@ def write_dataset_folder(
     compression: str = "none",
     num_shards: int = 2,
     name: str = "handmade",
+    index_every: int | None = None,
 ) -> Path:
-    """Writes records (round robin over shards, an empty last shard of train) and the manifest."""
+    """Writes records (round robin over shards, an empty last shard of train) and the manifest.
+
+    With `index_every`, every so many records of a shard are one that can be read at once.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     options = tf.io.TFRecordOptions("GZIP" if compression == "gzip" else "")
     suffix = ".gz" if compression == "gzip" else ""
@@ -48,15 +55,24 @@ def write_dataset_folder(
         for index in range(total):
             file = f"{split}-{index:05d}-of-{total:05d}.tfrecord{suffix}"
             mine = records[index::num_shards] if index < num_shards else []
+            serialized = [_serialized(record) for record in mine]
             with tf.io.TFRecordWriter(str(directory / file), options) as writer:
-                for record in mine:
-                    writer.write(_serialized(record))
+                for example in serialized:
+                    writer.write(example)
             data = (directory / file).read_bytes()
             crc = f"{google_crc32c.value(data):08x}"
-            shards.append(
-                {"file": file, "num_examples": len(mine), "bytes": len(data), "crc32c": crc}
-            )
+            shard = {"file": file, "num_examples": len(mine), "bytes": len(data), "crc32c": crc}
+            if index_every:
+                starts = [0, *itertools.accumulate(len(example) + 16 for example in serialized)]
+                places = range(index_every, len(mine), index_every)
+                shard["index"] = " ".join(f"{place}:{starts[place]}" for place in places)
+            shards.append(shard)
         manifest_splits[split] = {"num_examples": len(records), "shards": shards}
+        if label and label["type"] == "class":
+            counts = collections.Counter(record["label"] for record in records)
+            manifest_splits[split]["class_counts"] = {
+                name: counts[index] for index, name in enumerate(label["classes"])
+            }
     manifest = {
         "format_version": 1,
         "name": name,

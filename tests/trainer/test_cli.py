@@ -28,7 +28,8 @@ def _run(*arguments):
 def test_train_and_evaluate_say_what_they_did_and_nothing_else(folder, tmp_path):
     model = tmp_path / "model"
     done = _run("train", folder, "--output", model, "--epochs", 2, "--learning-rate", 0.1)
-    assert (done.returncode, done.stderr) == (0, "")
+    error = re.sub(r"epoch .*\n", "", done.stderr)  # A busy machine takes so long that it is told.
+    assert (done.returncode, error) == (0, "")
     lines = done.stdout.splitlines()
     assert re.fullmatch(
         r"epoch 2/2  loss \d\.\d{4}  accuracy \d\.\d{4}  [ \d,]{9} examples/s", lines[-2]
@@ -36,7 +37,13 @@ def test_train_and_evaluate_say_what_they_did_and_nothing_else(folder, tmp_path)
     assert lines[-1] == f"model: {model}/model.keras"
     done = _run("evaluate", model, folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"test: 7 examples, loss \S+, accuracy 1\n", done.stdout)
+    assert re.match(r"test: 7 examples, loss \S+, accuracy 1\n", done.stdout)
+    assert done.stdout.splitlines()[1:] == [
+        "  class  precision  recall      f1    support",
+        "  no        1.0000  1.0000  1.0000          4",
+        "  yes       1.0000  1.0000  1.0000          3",
+        "  mean      1.0000  1.0000  1.0000          7",
+    ]
 
 
 def test_quiet_prints_the_result_only(folder, tmp_path, capsys):

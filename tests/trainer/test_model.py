@@ -1,9 +1,17 @@
+import collections
+import math
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 
-from trainer import dataset_info, model
+from trainer import dataset_info, evaluate, model, train
 from trainer.errors import UsageError
+from trainer.input_pipeline import Options, load
+from trainer.networks import images, tables
 
 _CLASS = {"name": "kind", "dtype": "int64", "type": "class", "classes": ["a", "b", "c"]}
 _NUMBER = {"dtype": "float32", "shape": [], "stored_as": "float_list", "normalized": True}
@@ -65,36 +73,162 @@ def test_the_saved_model_normalizes_images_as_the_manifest_says(
     np.testing.assert_allclose(got, expected, rtol=3e-7, atol=1e-6)
 
 
-def test_images_are_augmented_in_training_only(info):
-    records = [{"image": pixels, "label": 0} for pixels in _PIXELS]
-    network = model.build(info(records, {"image": _image([6, 7, 3])}))
-    (moved,) = [x for x in network.layers if isinstance(x, keras.layers.RandomTranslation)]
-    augmented = keras.Model(network.input, moved.output)
-    plain = _PIXELS / np.float32(127.5) - 1
-    np.testing.assert_allclose(augmented({"image": _PIXELS}, training=False), plain, atol=1e-6)
-    assert np.abs(augmented({"image": _PIXELS}, training=True) - plain).max() > 0.1
+def _moved(image, rows, columns, is_mirrored):
+    """The image moved down and to the right, or up and to the left, with zeros from outside."""
+    image = image[:, ::-1] if is_mirrored else image
+    padded = np.pad(image, ((9, 9), (9, 9), (0, 0)))
+    height, width, _ = image.shape
+    return padded[9 + rows : 9 + rows + height, 9 + columns : 9 + columns + width]
 
 
-def test_gray_images_are_not_flipped(info):
-    """A mirrored digit is another digit."""
-    digits = _PIXELS[..., :1]
-    records = [{"image": pixels, "label": 0} for pixels in digits]
-    network = model.build(info(records, {"image": _image([6, 7, 1])}))
-    assert not [x for x in network.layers if isinstance(x, keras.layers.RandomFlip)]
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_shifted_by_an_eighth_and_color_is_mirrored_in_training_only(info, channels):
+    """Every result is a whole shift of its own image, and all of them come up as often.
+
+    A mirrored digit is another digit: gray images are not mirrored.
+    """
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(8, 16, channels)).astype(np.float32)
+    feature = _image([8, 16, channels]) | {"dtype": "float32", "normalized": True}
+    network = model.build(info([{"image": image, "label": 0}], {"image": feature}))
+    (stem,) = [x for x in network.layers if isinstance(x, keras.layers.Conv2D)][:1]
+    moved = keras.Model(network.input, stem.input)
+    batch = np.repeat(image[None], 3_000, axis=0)
+    np.testing.assert_array_equal(moved({"image": batch}, training=False), batch)
+    possible = {
+        _moved(image, rows, columns, mirrored).tobytes()
+        for rows in (-1, 0, 1)
+        for columns in (-2, -1, 0, 1, 2)
+        for mirrored in ((False, True) if channels == 3 else (False,))
+    }
+    results = moved({"image": batch}, training=True).numpy()
+    counts = collections.Counter(result.tobytes() for result in results)
+    expected = 3_000 / len(possible)
+    assert len(possible) == 15 * (1 + (channels == 3))
+    assert len(counts.keys() - possible) == 0
+    assert 0.6 * expected < min(counts.values()) < max(counts.values()) < 1.4 * expected
 
 
-def test_numbers_are_scaled_by_what_the_train_examples_hold(info):
-    rng = np.random.default_rng(1)
-    wages, ages = rng.normal(1e6, 3e5, 50).astype(np.float32), rng.integers(17, 90, 50)
-    records = [
-        {"wage": wage, "age": age, "label": 0} for wage, age in zip(wages, ages, strict=True)
-    ]
-    network = model.build(info(records, {"wage": _NUMBER, "age": _INTEGER}))
-    scaled = [x for x in network.layers if isinstance(x, keras.layers.Rescaling)]
-    assert len(scaled) == 2
-    outputs = keras.Model(network.input, [x.output for x in scaled])({"wage": wages, "age": ages})
-    for values, got in zip((wages.astype(np.float64), ages), outputs, strict=True):
-        np.testing.assert_allclose(got, (values - values.mean()) / values.std(), atol=2e-5)
+@pytest.mark.parametrize(
+    "num_examples, shape, filters, last_side",
+    [
+        (1_437, (8, 8, 1), [64, 128], 4),
+        (1_437, (28, 28, 1), [32, 64, 128], 7),
+        (4_999, (32, 32, 3), [16, 32, 64, 128], 4),
+        (5_000, (32, 32, 3), [32, 64, 128, 256], 4),
+        (50_000, (32, 32, 3), [64, 128, 256, 512], 4),
+        (50_000, (96, 128, 3), [64, 128, 256, 512], 6),
+        (50_000, (224, 224, 3), [64, 128, 256, 512], 7),
+        (50_000, (1_000, 800, 3), [64, 128, 256, 512], 7),
+        (1, (3, 500, 4), [64], 3),
+        (1, (1, 1, 1), [64], 1),
+    ],
+)
+def test_the_resnet_fits_the_size_of_the_images_and_of_the_dataset(
+    num_examples, shape, filters, last_side
+):
+    feature = _read(_image(list(shape)))
+    image = keras.Input(shape, dtype="uint8")
+    network = keras.Model(image, images.tower(image, feature, num_examples))
+    convolutions = [x for x in network.layers if isinstance(x, keras.layers.Conv2D)]
+    assert sorted({x.filters for x in convolutions}) == filters
+    assert len(convolutions) == 1 + 3 * (len(filters) - 1)
+    assert min(convolutions[-1].output.shape[1:3]) == last_side
+    assert network.output.shape == (None, filters[-1])
+
+
+def _read(feature, transforms=()):
+    """A feature as the manifest describes it."""
+    manifest = {"spec": {"features": {"f": {"transform": list(transforms)}}}}
+    return dataset_info._feature("", "f", feature, dataset_info._transforms(manifest, "f"))
+
+
+@pytest.mark.runs("adult-made", "taxi-made")
+def test_the_scale_of_numbers_is_that_of_the_records(runs):
+    """It comes from the manifest alone; here the records are read beside it."""
+    checked = set()
+    for name in ("adult-made", "taxi-made"):
+        info = dataset_info.read(runs[name].folder)
+        batch, _ = next(iter(load(info, "train", 10**6, Options(training=False))))
+        for feature in info.features.values():
+            if feature.dtype != "float32" or feature.transforms in ((), ("log1p",)):
+                continue  # An imputed value or a logarithm: the manifest does not tell exactly.
+            values = batch[feature.name].numpy().astype(np.float64)
+            expected = values.mean(), values.std() or 1.0
+            assert tables.stored_scale(feature) == pytest.approx(expected, rel=1e-6, abs=1e-5)
+            checked.add(feature.transforms)
+    assert checked == {
+        ("scale_to_z_score",),
+        ("scale_to_0_1",),
+        ("center",),
+        ("log1p", "scale_to_z_score"),
+        ("log1p", "scale_to_0_1"),
+        ("log1p", "center"),
+    }
+
+
+def test_numbers_are_scaled_in_the_model(info):
+    wages, ages = np.array([1e6, 4e5, 7e5], np.float32), np.array([17, 90, 38])
+    records = [{"wage": w, "age": a, "label": 0} for w, a in zip(wages, ages, strict=True)]
+    wage = _NUMBER | {"normalized": False, "raw_statistics": _FOUND | {"mean": 7e5, "std": 3e5}}
+    age = _INTEGER | {"raw_statistics": {"mean": 38.5, "std": 13.5, "min": 17, "max": 90}}
+    network = model.build(info(records, {"wage": wage, "age": age}))
+    scaled = [x.output for x in network.layers if isinstance(x, keras.layers.Rescaling)]
+    got = keras.Model(network.input, scaled)({"wage": wages, "age": ages})
+    np.testing.assert_allclose(got[0], [1, -1, 0], atol=1e-6)
+    np.testing.assert_allclose(got[1], (ages - 38.5) / 13.5, atol=1e-6)
+
+
+_FOUND = {"count": 4, "mean": 30.0, "std": 20.0, "min": 10.0, "max": 90.0}
+_EACH = {"mean": [30.0, 5.0], "std": [20.0, 0.0], "min": [10.0, 5.0], "max": [90.0, 5.0]}
+
+
+@pytest.mark.parametrize(
+    "said, transforms, mean, std",
+    [
+        (_EACH, [], [30, 5], [20, 1]),
+        (_EACH, ["center"], [0, 0], [20, 1]),
+        (_EACH, ["scale_to_0_1"], [0.25, 0], [0.25, 1]),
+        (_EACH, ["scale_to_z_score"], [0, 0], [1, 1]),
+        (_EACH | {"explained_variance": [16.0, 4.0]}, ["pca"], [0, 0], [4, 2]),
+        ({name: {"file": "statistics-0.npy"} for name in _EACH}, [], [0, 0], [1, 1]),
+        (_FOUND | {"count": 9}, [], [30, 30], [20, 20]),
+    ],
+)
+def test_vectors_are_scaled_element_by_element(said, transforms, mean, std):
+    """Statistics of all numbers of a list, as ragged ones have them, count for each."""
+    feature = _read(_NUMBER | {"shape": [2], "normalized": False, "statistics": said}, transforms)
+    vector = keras.Input((2,))
+    network = keras.Model(vector, tables._scaled(vector, feature))
+    given = np.array([[1, 2], [-3, 4]], np.float32)
+    np.testing.assert_allclose(network(given), (given - mean) / std, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "feature, transforms, expected",
+    [
+        ({"raw_statistics": _FOUND}, [], (30.0, 20.0)),
+        ({"raw_statistics": _FOUND | {"std": 0.0}}, [], (30.0, 1.0)),
+        ({"raw_statistics": {"count": 0}}, [], (0.0, 1.0)),
+        ({}, [], (0.0, 1.0)),
+        ({"raw_statistics": _FOUND | {"min": 0.0, "max": math.e - 1}}, ["log1p"], (0.5, 0.25)),
+        ({"statistics": _FOUND}, ["log1p", "center"], (0.0, 20.0)),
+        ({"statistics": _FOUND}, ["clip", "log"], (30.0, 20.0)),
+        ({"statistics": _FOUND}, ["center", "clip"], (0.0, 20.0)),
+        *[
+            ({"statistics": _FOUND, "raw_statistics": _FOUND}, ["sqrt", name], (0.0, 1.0))
+            for name in (
+                *["scale_by_min_max", "scale_to_gaussian", "robust_scale", "yeo_johnson"],
+                *["box_cox", "apply_buckets_with_interpolation"],
+            )
+        ],
+        ({"statistics": _FOUND}, ["scale_to_z_score"], (0.0, 1.0)),
+        ({"statistics": _FOUND}, ["scale_to_0_1"], (0.25, 0.25)),
+        ({"statistics": _FOUND | {"std": 0.0, "max": 10.0}}, ["scale_to_0_1"], (20.0, 1.0)),
+    ],
+)
+def test_the_scale_of_numbers_follows_from_the_manifest(feature, transforms, expected):
+    assert tables.stored_scale(_read(_NUMBER | feature, transforms)) == expected
 
 
 @pytest.mark.parametrize(
@@ -147,17 +281,17 @@ def test_the_label_decides_output_and_loss(info, label, activation, units, loss)
     network = model.build(read)
     dense = [x for x in network.layers if isinstance(x, keras.layers.Dense)][-1]
     assert (dense.activation.__name__, network.output.shape) == (activation, (None, units))
-    model.compile_for(network, read.require_label(), keras.optimizers.SGD())
+    model.compile_for(network, read, keras.optimizers.SGD())
     assert network.loss == loss
 
 
 def test_a_regression_starts_at_the_scale_of_the_label(info):
     values = np.array([1e6, 3e6, 5e6], np.float32)
-    label = {"name": "price", "dtype": "float32", "type": "float32"}
+    statistics = {"mean": 3e6, "std": 1.5e6}
+    label = {"name": "price", "dtype": "float32", "type": "float32", "statistics": statistics}
     records = [{"age": i / 3, "label": value} for i, value in enumerate(values)]
     network = model.build(info(records, {"age": _NUMBER}, label))
-    assert network.layers[-1].offset == values.mean(dtype=np.float64)
-    assert network.layers[-1].scale == values.std(dtype=np.float64)
+    assert (network.layers[-1].offset, network.layers[-1].scale) == (3e6, 1.5e6)
 
 
 def test_text_is_left_out(info):
@@ -170,6 +304,122 @@ def test_text_alone_is_an_error_that_names_it(info):
     read = info([{"note": b"x", "label": 0}], {"note": _TEXT})
     with pytest.raises(UsageError, match=r"no image and no number among its features \(note\)"):
         model.build(read)
+
+
+_TOKENS = _INTEGER | {"shape": [40], "num_categories": 20}
+_VECTOR = _NUMBER | {"shape": [5]}
+
+
+def _sequences(count, seed):
+    """Records whose label says whether token 7 stands right before token 3, and a vector."""
+    rng = np.random.default_rng(seed)
+    tokens, labels = rng.integers(0, 20, (count, 40)), rng.integers(0, 2, count)
+    tokens[:, 1:][(tokens[:, :-1] == 7) & (tokens[:, 1:] == 3)] = 4
+    at = rng.integers(0, 39, count)
+    tokens[labels == 1, at[labels == 1]], tokens[labels == 1, at[labels == 1] + 1] = 7, 3
+    return [
+        {"tokens": t.tolist(), "vector": rng.normal(size=5).tolist(), "label": label}
+        for t, label in zip(tokens, labels, strict=True)
+    ]
+
+
+@pytest.fixture(name="sequences", scope="module")
+def fixture_sequences(tmp_path_factory, write_dataset):
+    """A dataset of tokens."""
+    splits = {"train": _sequences(1_500, 1), "test": _sequences(300, 2)}
+    label = _CLASS | {"classes": ["no", "yes"]}
+    folder = tmp_path_factory.mktemp("sequences")
+    return write_dataset(folder, splits, {"tokens": _TOKENS, "vector": _VECTOR}, label)
+
+
+def test_sequences_of_tokens_are_learned(sequences, tmp_path):
+    """What counts is the order of two tokens, wherever they stand."""
+    history = train.train(sequences, tmp_path, epochs=6, batch_size=64, verbose=False)
+    assert evaluate.evaluate(tmp_path, sequences)["accuracy"] > 0.95
+    assert history["config"]["model"] == "trainer.model:build"
+    assert set(keras.models.load_model(tmp_path / "model.keras").input) == {"tokens", "vector"}
+
+
+_ON_JAX = """
+import sys
+import keras
+from trainer import dataset_info, input_pipeline, model
+info = dataset_info.read(sys.argv[1])
+network = model.build(info)
+model.compile_for(network, info, keras.optimizers.AdamW(0.003))
+assert (keras.backend.backend(), network.jit_compile) == ("jax", True)
+batches = input_pipeline.load(info, "train", 64)
+losses = network.fit(batches, epochs=4, shuffle=False, verbose=0).history["loss"]
+assert losses[-1] < 0.5 * losses[0], losses
+"""
+
+
+def test_every_kind_of_feature_is_learned_on_jax_and_compiled(tmp_path, write_dataset):
+    """One layer that XLA cannot compile would have JAX run the whole model op by op."""
+    pytest.importorskip("jax")
+    rng = np.random.default_rng(3)
+    records = [
+        {
+            "image": (rng.integers(0, 100, (8, 8, 3)) + 70 * label).astype(np.uint8),
+            "hour": rng.integers(0, 4),
+            "wage": rng.normal(),
+            "vector": rng.normal(size=5).tolist(),
+            "tokens": rng.integers(0, 20, 40).tolist(),
+            "label": label,
+        }
+        for label in rng.integers(0, 3, 320)
+    ]
+    features = {
+        "image": _image([8, 8, 3]),
+        "hour": _INTEGER | {"normalized": True, "num_categories": 4},
+        "wage": _NUMBER,
+        "vector": _VECTOR,
+        "tokens": _TOKENS,
+    }
+    folder = write_dataset(tmp_path, {"train": records}, features, _CLASS)
+    command = [sys.executable, "-c", _ON_JAX, str(folder)]
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2_000:]
+
+
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetB0"])
+def test_a_backbone_of_keras_gets_what_the_manifest_normalizes(info, tmp_path, name):
+    """Also one that divides by 255 whatever it is given."""
+    records = [{"image": np.zeros((32, 32, 3), np.uint8), "label": 0}]
+    normalization = {"rescale": 1 / 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    read = info(records, {"image": _image([32, 32, 3], normalization)})
+    network = train._resolve(f"keras.applications:{name}")(read)
+    outer, inner = (
+        [x.scale for x in layers if isinstance(x, keras.layers.Rescaling)][-1:]
+        for layers in (network.layers, network.get_layer("image_backbone").layers)
+    )
+    assert (outer, inner) == (([255.0], [1 / 255]) if name == "EfficientNetB0" else (outer, []))
+    network.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(
+        loaded({"image": pixels}, training=False), network({"image": pixels}, training=False)
+    )
+
+
+def test_a_backbone_that_does_not_take_the_images_is_an_error(info):
+    build = train._resolve("keras.applications:InceptionV3")
+    images_alone = info([{"image": _PIXELS[0], "label": 0}], {"image": _image([6, 7, 3])})
+    with pytest.raises(
+        UsageError, match=r"InceptionV3 does not take .* 'image' of shape \(6, 7, 3"
+    ):
+        build(images_alone)
+    with pytest.raises(UsageError, match=r"takes images, but .* has none .*\(age\)"):
+        build(info([{"age": 1.0, "label": 0}], {"age": _NUMBER}))
+
+
+def test_images_that_are_stored_as_files_are_images(info):
+    feature = _image([6, 7, 3], {"rescale": 1 / 255}) | {"stored_as": "jpeg"}
+    network = model.build(info([{"image": b"file", "label": 0}], {"image": feature}))
+    (image,) = network.inputs
+    assert (image.shape, image.dtype) == ((None, 6, 7, 3), "uint8")
+    assert network.get_layer("image_normalized").scale == [1 / 255] * 3
 
 
 @pytest.mark.parametrize("shape", [[1, 1, 1], [8, 8, 1], [224, 160, 3]])
