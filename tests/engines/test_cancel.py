@@ -20,7 +20,7 @@ SECONDS = 20  # Until an engine has noticed.
     ],
 )
 def test_ctrl_c_cancels_the_job(engine, running, canceled, tmp_path):
-    spec = jobs.adult_spec(tmp_path, made.adult_lines(400_000))
+    spec = jobs.adult_spec(tmp_path, made.adult_lines(1_600_000))
     try:
         with started.ENGINES[engine](tmp_path) as there:
             job = jobs.started(there.spec(spec), there, "--quiet")
