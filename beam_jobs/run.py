@@ -106,9 +106,7 @@ def run(
             "their own machine. Leave it out."
         )
     output = _reachable(output, runner)
-    image_features.trace(spec)
-    filters.trace(spec)
-    tft_functions.trace(spec)
+    _trace(spec, output, runner)
     given = _earlier(transform_from, spec, output)
     few = _few_files(spec)
     listed = units.of_files(few) if few else None
@@ -204,9 +202,7 @@ def describe(
     Args, Raises: As for `run`.
     """
     beam_options = _options(spec, output, runner, beam_args)
-    image_features.trace(spec)
-    filters.trace(spec)
-    tft_functions.trace(spec)
+    _trace(spec, output, runner)
     few = _few_files(spec)
     output = _reachable(output, runner)
     given = _earlier(transform_from, spec, output)
@@ -223,6 +219,15 @@ def describe(
             few = [*ingestion.ingest(spec, folder, 1, most=1).files]
         plan = _plan(few, spec, given)
     return engines.described(_graph(beam_options, plan, job), beam_options)
+
+
+def _trace(spec: Spec, output: str, runner: str) -> None:
+    """Imports the functions that a spec names, and looks at what they do."""
+    image_features.trace(spec)
+    filters.trace(spec)
+    tft_functions.trace(spec)
+    if not engines.is_local(runner):
+        tft_functions.check_output(spec, output)
 
 
 def _earlier(folder: str | None, spec: Spec, output: str) -> Earlier | None:

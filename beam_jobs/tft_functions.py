@@ -48,6 +48,21 @@ def trace(spec: Spec) -> None:
     tft.get_analyze_input_columns(_made(spec, None), {name: _type(of) for name, of in given})
 
 
+def check_output(spec: Spec, output: str) -> None:
+    """Checks that TFT can leave its files where workers elsewhere share none but the output.
+
+    Raises:
+      SpecError: TensorFlow has no file system for it.
+    """
+    scheme, mark, _ = output.partition("://")
+    if spec.preprocessing_fn and mark and scheme not in tf.io.gfile.get_registered_schemes():
+        raise SpecError(
+            f"{KEY}: TFT leaves files in the output folder, by TensorFlow, which does not reach "
+            f"{scheme}:// as {output!r} has it. Write to gs:// or a folder that all workers share, "
+            "or run locally."
+        )
+
+
 def _type(feature: Any) -> tf.TypeSpec:
     if isinstance(feature, tf.io.VarLenFeature):
         return tf.SparseTensorSpec([None, None], feature.dtype)
@@ -56,10 +71,12 @@ def _type(feature: Any) -> tf.TypeSpec:
 
 def _made(spec: Spec, statistics: beam.PCollection | None) -> _PreprocessingFn:
     """Returns a preprocessing_fn for TFT: the features of the spec, then the user's function."""
-    features, function = preprocessing.preprocessing_fn(spec, statistics), load(spec)
+    features = preprocessing.preprocessing_fn(spec, statistics)
 
     def preprocess(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        given = features(inputs)
+        # Here and not outside: a worker that unpickled the function could not import its module,
+        # which may lie beside the spec.
+        function, given = load(spec), features(inputs)
         try:
             outputs = function(given)
         except Exception as error:  # The user's function may raise anything.

@@ -153,7 +153,7 @@ class Dataflow(Engine):
     folder: Path = dataclasses.field(kw_only=True)
 
     def spec(self, path: Path) -> Path:
-        """Every file lies in the bucket as it did on the disk."""
+        """Every file lies in the bucket as it did on the disk, modules beside the spec."""
         text = path.read_text()
         paths = tomllib.loads(text)["source"]["paths"]
         for pattern in paths if isinstance(paths, list) else sum(paths.values(), []):
@@ -164,6 +164,8 @@ class Dataflow(Engine):
             text = text.replace(json.dumps(pattern), json.dumps(f"gs://bucket{pattern}"))
         moved = self.folder / "cloud.toml"
         moved.write_text(text)
+        for module in path.parent.glob("*.py"):
+            shutil.copy(module, self.folder)
         return moved
 
     def fetched(self) -> Path:

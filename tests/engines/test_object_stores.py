@@ -21,7 +21,7 @@ import tensorflow as tf
 import test_image_tables
 from apache_beam.internal.gcp import auth
 from apache_beam.io.filesystems import FileSystems
-from oracle import compare
+from oracle import compare, specs, visits
 from oracle.command import LIMIT_SECONDS, arguments, headrace
 
 from beam_jobs import engines, files
@@ -440,6 +440,23 @@ def test_s3_takes_beams_flags_and_never_shows_the_secret(s3, tmp_path):
     manifest = s3.read("s3://flags/out/dataset_info.json").decode()
     for text in (said, refused, unknown, manifest):
         assert s3.secret not in text
+
+
+def test_tft_leaves_its_files_where_tensorflow_reaches_them(s3, tmp_path):
+    spec = specs.with_paths(visits.BY_TFT, visits.write(tmp_path))
+    (tmp_path / "visits.toml").write_text(spec)
+    s3.create_bucket("visits")
+    run = ["run", tmp_path / "visits.toml", "--output", "s3://visits/out", "--quiet"]
+    assert answer([*run, "--runner", "FnApiRunner"], s3.environment) == (
+        2,
+        "headrace: preprocessing_fn: TFT leaves files in the output folder, by TensorFlow, "
+        "which does not reach s3:// as 's3://visits/out' has it. Write to gs:// or a folder "
+        "that all workers share, or run locally.\n",
+    )
+    assert not [path for method, path, _ in s3.requests if method == "PUT" and "out" in path]
+    assert answer(run, s3.environment) == (0, "")  # Where the job's own disk serves.
+    manifest = json.loads(s3.read("s3://visits/out/dataset_info.json"))
+    assert manifest["features"]["browser"]["num_categories"] == 4
 
 
 def test_a_block_is_a_range_of_an_object(s3, tmp_path):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from oracle import expected, made, made_images, specs
+from oracle import expected, made, made_images, specs, visits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +103,8 @@ MADE = {
     "photos-made": _photos,
     "cifar10-made retried": lambda folder: _retried(_cifar10(folder, 40, "2", *CLUSTER)),
     "photos-made cluster": lambda folder: _photos(folder, *CLUSTER),
+    "visits-made": lambda folder: _table(visits.SPEC, visits.write(folder), BLOCK_MB),
+    "visits-by-tft-made": lambda folder: _table(visits.BY_TFT, visits.write(folder), BLOCK_MB),
     "photos-made retried": lambda folder: _retried(_photos(folder, *CLUSTER)),
 }
 REAL = {
