@@ -114,9 +114,12 @@ def _vector(name: str, feature: Vector, columns: list[str], summary: Summary) ->
         return known
     components = products.components(covariance, pca_scale(feature, known), feature.output_dim)
     if components.num_directions < feature.output_dim:
+        what_to_do = "Lower it, or give more records"
+        if not components.num_directions:
+            what_to_do = "Leave out pca, since all of them are equal"
         raise DataError(
             f"features.{name}: output_dim is {feature.output_dim}, but the vectors of train differ "
-            f"in {components.num_directions} directions. Lower it, or give more records."
+            f"in {components.num_directions} directions. {what_to_do}."
         )
     return dataclasses.replace(known, components=components)
 

@@ -38,7 +38,16 @@ def none_left(what: str, read: int, rejected: Mapping[str, int], where: str = "t
     """Returns the message that a job ends with when nothing is left to learn from."""
     counts = sorted((-count, reason) for reason, count in rejected.items() if count)
     listed = ", ".join(f"{reason} {-count:,}" for count, reason in counts)
+    most = counts[0][1] if counts and -2 * counts[0][0] > read else ""
+    if not read:
+        what_to_do = "Give a source with records."
+    elif is_unreadable(most):
+        what_to_do = "Mend the input, or what the spec says of it."
+    elif most.startswith("missing_"):
+        what_to_do = "Fill the column, set missing to a constant, or leave out what needs it."
+    else:
+        what_to_do = "Loosen the filters, or change the split."
     return (
         f"no {what} is left in {where}: {read:,} were read, and {sum(rejected.values()):,} rejected"
-        f"{f' ({listed})' if listed else ''}. Loosen the filters, or change the split."
+        f"{f' ({listed})' if listed else ''}. {what_to_do}"
     )

@@ -6,6 +6,7 @@ import io
 import itertools
 import random
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -283,8 +284,129 @@ def test_a_column_s_split_is_carved_by_group(tmp_path):
     assert min(map(len, patients.values())) > 50
 
 
-STRATIFIED = "stratified = true\nfractions = { train = 0.7, validation = 0.2, test = 0.1 }\n"
+def _first(row: dict, columns: list[str]) -> int:
+    return hashing.halves(hashing.row_key({name: str(row[name]) for name in columns}, columns))[0]
+
+
+def _of_fractions(row: dict) -> str:
+    return hashing.fraction_split(_first(row, ["id"]), SHARES)
+
+
+def _of_group(row: dict) -> str:
+    return hashing.fraction_split(_first(row, ["patient"]), SHARES)
+
+
+def _of_time(row: dict) -> str:
+    starts = (datetime.datetime(2024, 1, 1), datetime.datetime(2024, 2, 1))
+    return ["train", "validation", "test"][sum(row["date"] >= start for start in starts)]
+
+
+def _of_column(row: dict) -> str:
+    return {"a": "train", "b": "validation", "c": "test"}[row["kind"]]
+
+
+def _of_file(row: dict) -> str:
+    return "test" if row["id"] % 4 == 3 else "train"
+
+
+def _carved(of: Callable[[dict], str], *key: str) -> Callable[[dict], str]:
+    def split(row: dict) -> str:
+        is_carved = hashing.below(_first(row, [*key]), Fraction(3, 10))
+        return "validation" if of(row) == "train" and is_carved else of(row)
+
+    return split
+
+
 SHARES = {"train": Fraction(7, 10), "validation": Fraction(2, 10), "test": Fraction(1, 10)}
+CARVE = "carve = { validation = 0.3 }\n"
+VALUES = 'column = "kind"\nvalues = { train = ["a"], validation = ["b"], test = ["c"] }\n'
+FRACTIONS = "fractions = { train = 0.7, validation = 0.2, test = 0.1 }\n"
+OF_ITSELF = {  # The text of [split], and the split of a row as it follows from the row alone.
+    "fractions": ('key = "id"\n' + FRACTIONS, _of_fractions),
+    "group": ('key = "patient"\n' + FRACTIONS, _of_group),
+    "time": (TIME, _of_time),
+    "column": (VALUES, _of_column),
+    "files": ("", _of_file),
+    "files, carved": ('key = "id"\n' + CARVE, _carved(_of_file, "id")),
+    "column, carved by group": (
+        'key = "patient"\n' + VALUES.replace('"a"', '"a", "b"').replace('validation = ["b"], ', "")
+        + CARVE,
+        _carved(lambda row: "test" if row["kind"] == "c" else "train", "patient"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_ITSELF)
+def test_a_new_column_file_or_row_moves_no_record(tmp_path, name):
+    split, of = OF_ITSELF[name]
+    rows, later = visits(400), visits(480)[400:]
+    text = SPEC.format(split=split, dtype="timestamp")
+    if name.startswith("files"):
+        by_file = '{ train = ["data/train*.csv"], test = ["data/test*.csv"] }'
+        text = text.replace('["data/*.csv"]', by_file)
+    (tmp_path / "spec.toml").write_text(text)
+
+    def found(out: str, *tables: list[dict]) -> dict[int, str]:
+        """The splits of all rows, each table of them in files of its own."""
+        for number, table in enumerate(tables):
+            for side in ("train", "test"):
+                folder = tmp_path / side
+                folder.mkdir(exist_ok=True)
+                write(folder, [row for row in table if _of_file(row) == side])
+                path = tmp_path / "data" / f"{side}-{number}.csv"
+                path.parent.mkdir(exist_ok=True)
+                (folder / "data" / "0.csv").rename(path)
+        info = run(load_spec(str(tmp_path / "spec.toml")), str(tmp_path / out))
+        return by_id(ids(tmp_path, info, out))
+
+    wanted = {row["id"]: of(row) for row in rows}
+    assert min(Counter(wanted.values()).values()) > 15
+    assert found("before", rows) == wanted
+    wider = [{"note": row["id"] % 7, **row, "z": "more"} for row in rows]
+    assert found("column", wider) == wanted
+    assert found("row", [*rows, later[0]]) == wanted | {later[0]["id"]: of(later[0])}
+    assert found("file", rows, later) == wanted | {row["id"]: of(row) for row in later}
+
+
+def test_a_new_file_moves_none_of_a_folder(tmp_path):
+    rng = random.Random(2)
+
+    def found(out: str, count: int) -> dict[str, str]:
+        for number in range(count):
+            side = "test" if number % 5 == 4 else "train"
+            path = tmp_path / "texts" / side / "ab"[number % 2] / f"{number}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.write_text(f"text {rng.random()}")
+        (tmp_path / "spec.toml").write_text(
+            'name = "texts"\n[source]\nformat = "text"\nrecords = "files"\npaths = ["texts"]\n'
+            f"[split]\ndirectory = true\n{CARVE}"
+            '[features]\ntext = { dtype = "string" }\npath = { dtype = "string" }\n'
+            '[label]\nfrom = "directory"\n[output]\nnum_shards = 1\n'
+        )
+        info = run(load_spec(str(tmp_path / "spec.toml")), str(tmp_path / out))
+        return {
+            path.decode(): split
+            for split, entry in info["splits"].items()
+            for shard in entry["shards"]
+            for path in records.parsed(tmp_path / out / shard["file"], {"path": "string"})["path"]
+        }
+
+    def wanted() -> dict[str, str]:
+        rows = [
+            {"path": str(path.relative_to(tmp_path / "texts")), "text": path.read_text()}
+            for path in tmp_path.glob("texts/*/*/*")
+        ]
+        of = _carved(lambda row: row["path"].split("/")[0], "path", "text")
+        return {row["path"]: of(row) for row in rows}
+
+    before = found("before", 100)
+    assert before == wanted() and min(Counter(before.values()).values()) > 15
+    after = found("after", 120)
+    assert after == wanted() and len(after) == 120 and before.items() <= after.items()
+
+
+STRATIFIED = "stratified = true\nfractions = { train = 0.7, validation = 0.2, test = 0.1 }\n"
 
 
 def cut(rows: list[dict], columns: list[str]) -> dict[str, list[int]]:

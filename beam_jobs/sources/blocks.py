@@ -18,6 +18,10 @@ from beam_jobs.errors import DataError
 from beam_jobs.sources.listing import File
 
 RAW_RECORD_LIMIT = 4096  # Characters of a raw record that are set aside with its reason.
+_RECORDS = {
+    "tfrecord": "of tf.train.Examples",
+    "jsonl": "with a JSON object on each line, in UTF-8",
+}
 _LOOKED_AT_BYTES = 64 << 20  # For columns, before the job begins.
 _CODECS = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
@@ -225,7 +229,7 @@ def columns_so_far(
         if num_bytes > _LOOKED_AT_BYTES:  # A name that is nowhere is a mistake of the spec.
             break
     if not names:
-        what = "of tf.train.Examples" if source.format == "tfrecord" else "with records"
+        what = _RECORDS.get(source.format, "with records")
         raise DataError(f"{listed[0].path}: no record here has a column. Give files {what}.")
 
 

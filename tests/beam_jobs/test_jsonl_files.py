@@ -182,12 +182,16 @@ def test_files_need_not_have_the_same_keys(tmp_path):
     assert list(jsonl_files.columns(files, source)) == [("x",), ('/z~ "', "x", "y")]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", b"{}\n", b"[1]"])
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"{}\n", b"[1]", '{"a": 1}\n'.encode("utf-16")])
 def test_no_record_has_a_key(tmp_path, content):
     (tmp_path / "t").write_bytes(content)
     source = Source(format="jsonl", paths=(f"{tmp_path}/t",))
-    with pytest.raises(DataError, match=r"/t: no record here has a column. Give files with rec"):
+    with pytest.raises(DataError) as told:
         list(jsonl_files.columns(list_files(source), source))
+    assert str(told.value) == (
+        f"{tmp_path}/t: no record here has a column. Give files with a JSON object on each line, "
+        "in UTF-8."
+    )
 
 
 def test_a_cut_gzip_file_stops(tmp_path):

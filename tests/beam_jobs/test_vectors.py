@@ -563,7 +563,7 @@ def test_missing_numbers_of_columns_are_filled_one_by_one(tmp_path):
         (
             'v\n"1,2"\n"1,2"\n',
             {"size": 2, "transform": ["scale_to_z_score", "pca"], "output_dim": 1},
-            "output_dim is 1, but the vectors of train differ in 0 directions",
+            "output_dim is 1, but the vectors of train differ in 0 directions. Leave out pca",
         ),
         ('v\n"1"\n', {"size": 2}, r"no record is left in train: 1 were read, and 1 rejected"),
         (

@@ -1,6 +1,7 @@
 """Split, shard and place of a record, from the written definition of its hash."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
@@ -37,6 +38,15 @@ def fraction_split(first: int, fractions: Mapping[str, Fraction]) -> str:
             if below(first, total):
                 return name
     raise AssertionError(f"fractions do not sum to 1: {fractions}")
+
+
+def strata(firsts: Sequence[int], shares: Mapping[str, Fraction]) -> list[str]:
+    """The split of each record of a class: in the order of their hashes, cut at the shares."""
+    totals = itertools.accumulate(shares.values())
+    ends = [int(total * len(firsts) + Fraction(1, 2)) for total in totals]
+    ordered = sorted(firsts)
+    places = [sum(ordered.index(first) >= end for end in ends) for first in firsts]
+    return [list(shares)[place] for place in places]
 
 
 def splitmix64(first: int, occurrence: int) -> int:
