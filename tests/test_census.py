@@ -222,7 +222,7 @@ def test_every_record_is_that_of_tft_to_the_bit(census, split):
 
 
 def test_the_network_learns_as_much_from_both(census):
-    """Records come in another order: of 8 seeds the accuracies had a std of 0.005 on real data."""
+    """Records come in another order: the std over 8 seeds was 0.003 and 0.004 on real data."""
     least, apart = {"made": (0.9, 0.05), "real": (0.84, 0.02)}[census.name]
     ours, theirs = census.accuracies["headrace"], census.accuracies["tft"]
     labels = collections.Counter(row["income"] for row in census.raw["test"])
