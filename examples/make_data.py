@@ -8,7 +8,7 @@ What stands in data/ already is left alone: put the real thing there, and the ex
     data/cifar10/train/<class>/*.jpg        32x32 pixels; test/ beside it
     data/flowers/<class>/*.jpg              of every size
     data/aclImdb/train/{neg,pos}/*.txt      test/ beside it
-    data/adult/adult-train.csv              no header
+    data/adult/adult-train.csv              no header; adult-test.csv has points at line ends
 """
 
 import colorsys
@@ -61,15 +61,15 @@ def write_reviews(folder: Path, count: int) -> None:
             (folder / name / f"{number}_5.txt").write_text(text)
 
 
-def write_table(path: Path, count: int) -> None:
+def write_table(path: Path, count: int, end: str = "") -> None:
     """Writes people of whom those earn more who learned longer and work more."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
         for _ in range(count):
             age, school, hours = random.integers(17, 80), random.integers(5), random.integers(5, 70)
             earned = school * 10 + hours / 2 + age / 4 + random.normal(0, 5)
-            row = [age, random.choice(WORK), 0, SCHOOL[school], 9 + school, *["?"] * 7, hours]
-            csv.writer(file).writerow([*row, "?", "<=50K" if earned < 50 else ">50K"])
+            row = [age, random.choice(WORK), 0, SCHOOL[school], 9 + school, *["?"] * 5, 0, 0, hours]
+            csv.writer(file).writerow([*row, "?", ("<=50K" if earned < 50 else ">50K") + end])
 
 
 def write(name: str, folder: Path, count: int) -> None:
@@ -84,6 +84,7 @@ def write(name: str, folder: Path, count: int) -> None:
         write_reviews(folder / "test", count // 5)
     elif name == "adult":
         write_table(folder / "adult-train.csv", 2 * count)
+        write_table(folder / "adult-test.csv", count, end=".")
     else:
         sys.exit(f"make_data.py: must be cifar10, flowers, aclImdb or adult, but is {name!r}.")
 
