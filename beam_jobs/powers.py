@@ -41,8 +41,8 @@ def learn(values: np.ndarray, counts: np.ndarray, of_positive: bool) -> dict[str
             low, high = (power, high) if is_below else (low, power)
     center *= float(sign[0])
     # As the graph has them: NumPy's last bits are others, and a constant must give 0.
-    given = (tf.constant(number, tf.float64) for number in (values, power, center))
-    y = apply(*given, of_positive).numpy()
+    x, p, c = (tf.constant(number, tf.float64) for number in (values, power, center))
+    y = apply(x, p, c, of_positive).numpy()
     mean = float((weights * y).sum())
     std = float(np.sqrt((weights * (y - mean) ** 2).sum()))
     std = std if values.size > 1 and std else 1.0
