@@ -49,9 +49,10 @@ def count(records: Records, spec: Spec, earlier: Earlier, apply: _Apply) -> Coun
 
 def _indexed(spec: Spec) -> list[str]:
     """Returns the features whose vocabulary is known to transform_fn alone."""
+    columns = ((name, spec.columns[name]) for name in novelties(spec))
     return [
         name
-        for name, feature in spec.columns.items()
+        for name, feature in columns
         if isinstance(feature, Column) and feature.last_step == "compute_and_apply_vocabulary"
     ]
 

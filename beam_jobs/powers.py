@@ -39,11 +39,14 @@ def learn(values: np.ndarray, counts: np.ndarray, of_positive: bool) -> dict[str
         while low < (power := (low + high) / 2) < high:
             is_below = _slope(power, size, sign, weights) > 0
             low, high = (power, high) if is_below else (low, power)
-    y, _ = _transformed(power, size, sign)
+    center *= float(sign[0])
+    # As the graph has them: NumPy's last bits are others, and a constant must give 0.
+    x, p, c = (tf.constant(number, tf.float64) for number in (values, power, center))
+    y = apply(x, p, c, of_positive).numpy()
     mean = float((weights * y).sum())
     std = float(np.sqrt((weights * (y - mean) ** 2).sum()))
     std = std if values.size > 1 and std else 1.0
-    return {"lambda": power, "center": float(sign[0]) * center, "mean": mean, "std": std}
+    return {"lambda": power, "center": center, "mean": mean, "std": std}
 
 
 def apply(values: tf.Tensor, power: tf.Tensor, center: tf.Tensor, of_positive: bool) -> tf.Tensor:

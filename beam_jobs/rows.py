@@ -396,10 +396,14 @@ def _reject_untransformable(raw: pa.RecordBatch, of: Plan, fates: Fates) -> None
     for column in of.required:
         fates.reject(_true(pc.is_null(raw.column(column))), f"missing_{column}")
     for column, bound in of.bounds:
-        is_below = pc.less_equal if bound.is_open else pc.less
-        seen = pc.cast(raw.column(column), pa.float64(), safe=False)  # As the graph sees it.
-        is_outside = pc.fill_null(is_below(seen, bound.low), False)
-        fates.reject(_true(is_outside), f"non_finite_{column}")
+        fates.reject(_true(are_outside(raw.column(column), bound)), f"non_finite_{column}")
+
+
+def are_outside(numbers: pa.Array, bound: Bound) -> pa.BooleanArray:
+    """Returns which numbers a chain of transforms does not take; those that are missing it does."""
+    is_below = pc.less_equal if bound.is_open else pc.less
+    seen = pc.cast(numbers, pa.float64(), safe=False)  # As the graph sees it.
+    return pc.fill_null(is_below(seen, bound.low), False)
 
 
 def _where(structure: Structure) -> str:

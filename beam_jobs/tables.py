@@ -553,17 +553,24 @@ def _transformed(
     records: Records, spec: Spec, found: Analysis, transform: SavedTransform
 ) -> pa.RecordBatch:
     stored = apply_transform_fn(transform, records.raw, spec, found.statistics)
-    for name, column in stored.items():
-        flat = column.flatten() if pa.types.is_list(column.type) else column
-        if flat.type == pa.float32() and not pc.all(pc.is_finite(flat), min_count=0).as_py():
-            raise DataError(
-                f"features.{name}: a value becomes NaN or infinite as float32 after "
-                f"{_steps(name, spec)}. Filter such records out."
-            )
+    if (name := infinite(stored)) is not None:
+        raise DataError(
+            f"features.{name}: a value becomes NaN or infinite as float32 after "
+            f"{_steps(name, spec)}. Filter such records out."
+        )
     for name, said in spec.beside_features.items():
         stored[name] = labels.stored(records.beside[name], said, found.classes.get(name, ()))
     batch = pa.record_batch(list(stored.values()), list(stored))
     return keys.with_hashes(batch, records.hashed)
+
+
+def infinite(stored: Mapping[str, pa.Array]) -> str | None:
+    """Returns the first of the features with a NaN or an infinite value; None without one."""
+    for name, column in stored.items():
+        flat = column.flatten() if pa.types.is_list(column.type) else column
+        if flat.type == pa.float32() and not pc.all(pc.is_finite(flat), min_count=0).as_py():
+            return name
+    return None
 
 
 def _steps(name: str, spec: Spec) -> str:

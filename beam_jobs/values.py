@@ -128,10 +128,15 @@ def _sort_words(text: pa.StringArray, grammar: str) -> tuple[pa.StringArray, lis
 
 
 def _parse_by_sql(text: pa.StringArray, dtype: str) -> tuple[pa.Array, list[Fault]]:
-    """Parses bool, date and timestamp as DuckDB's TRY_CAST does; a time with an offset in UTC."""
+    """Parses bool, date and timestamp as DuckDB's TRY_CAST does; a time with an offset in UTC.
+
+    Only its word `infinity` is no date here: it would come behind all others of a split by time.
+    """
     block = pa.table({"text": text})
-    kind = "TIMESTAMPTZ" if dtype == "timestamp" else dtype
-    query = f"SELECT CAST(TRY_CAST(text AS {kind}) AS {dtype}) FROM block"
+    value = f"TRY_CAST(text AS {'TIMESTAMPTZ' if dtype == 'timestamp' else dtype})"
+    if dtype != "bool":
+        value = f"CASE WHEN isfinite({value}) THEN {value} END"
+    query = f"SELECT CAST({value} AS {dtype}) FROM block"
     cast = sql.query(query, block).column(0)
     array = cast.combine_chunks().cast(ARROW_TYPES[dtype])
     return array, _set_aside(array, pc.and_(pc.is_valid(text), pc.is_null(array)), "unparsable")[1]

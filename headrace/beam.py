@@ -110,8 +110,8 @@ class ApplyTransform(beam.PTransform):
     Input:  PCollection[dict] of records by column, or PCollection[pa.RecordBatch]; of images dicts
       of files by feature. What is missing is None, or not there.
     Output: The same with the stored features in place of the raw columns; other columns stay as
-      they are. Of images arrays in the dtype and order of the records, or files where they hold
-      these.
+      they are, and a batch without records gives none. Of images arrays in the dtype and order of
+      the records, or files where they hold these.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -149,7 +149,8 @@ class _Apply(beam.DoFn):
         spec = found.spec
         batches = given if isinstance(given, list) else [given]
         if isinstance(batches[0], pa.RecordBatch):
-            yield from (_of_batch(batch, found, spec) for batch in batches)
+            # What filters a batch may leave nothing of it.
+            yield from (_of_batch(batch, found, spec) for batch in batches if batch.num_rows)
         elif spec.is_of_images:
             yield from _of_images(given, found, spec)
         else:
@@ -200,10 +201,16 @@ def _stored(
                 f"ApplyTransform: column {name!r} is missing in a record; the spec "
                 "rejects such. Filter them out, or set `missing` in the spec of the dataset."
             )
+    for name, feature in spec.columns.items():
+        outside = feature.bound and rows.are_outside(raw[str(feature.column)], feature.bound)
+        if outside and pc.any(outside).as_py():
+            raise DataError(
+                f"ApplyTransform: features.{name}: {' and '.join(feature.transforms)} cannot take "
+                "a value, which a job rejects. Filter such out."
+            )
     stored = tables.apply_transform_fn(found.transform, pa.record_batch(raw), spec, {})
-    for name, column in stored.items():
-        if column.type == pa.float32() and not pc.all(pc.is_finite(column)).as_py():
-            raise DataError(f"ApplyTransform: features.{name}: a value becomes NaN or infinite.")
+    if (broken := tables.infinite(stored)) is not None:
+        raise DataError(f"ApplyTransform: features.{broken}: a value becomes NaN or infinite.")
     return stored
 
 

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 from oracle import compare
 from oracle.command import headrace
-from test_python_sources import COUNT, columns, loaded, shards, spec, text
-from test_resume import run_until_it_fails
+from test_python_sources import (
+    COUNT,
+    check_it_stays,
+    columns,
+    kept_after_a_kill,
+    loaded,
+    shards,
+    spec,
+    text,
+)
 
-from beam_jobs.errors import DataError
 from beam_jobs.run import run
 from beam_jobs.verify import verify
 
@@ -205,18 +212,7 @@ def test_rejected_records_have_no_position(folder):
 
 @pytest.mark.parametrize("count, kept", [(COUNT, 6), (COUNT - 1, 0)])
 def test_a_killed_job_goes_on_if_the_transform_gives_the_same(folder, count, kept):
-    here, out = loaded(of(folder, "dicts")), folder / "out"
-    (out / ".progress").mkdir(parents=True)
-    run_until_it_fails(here, out)
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*.tfrecord")}
-    assert len(before) == 6
-    (folder / "count").write_text(str(count))
-
-    info = run(here, str(out))
-
-    assert info["read"] == count
-    assert verify(str(out)) == []
-    assert sum(path.stat().st_mtime_ns == time for path, time in before.items()) == kept
+    assert kept_after_a_kill(folder, loaded(of(folder, "dicts")), count) == kept
 
 
 def test_a_dataset_that_is_there_is_not_made_again(folder):
@@ -283,9 +279,5 @@ def test_a_dry_run_says_how_the_records_are_read(folder):
 
 
 def test_a_dataset_stays_where_the_transform_fails_that_is_to_replace_it(folder):
-    out = folder / "out"
-    run(loaded(of(folder, "batches")), str(out))
-    before = {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file()}
-    with pytest.raises(DataError, match="no more than that"):
-        run(loaded(of(folder, "broken")), str(out), overwrite=True)
-    assert {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file()} == before
+    before, broken = loaded(of(folder, "batches")), loaded(of(folder, "broken"))
+    check_it_stays(folder / "out", before, broken)

@@ -2,16 +2,13 @@
 
 import csv
 import json
-import pickle
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle import only_tensorflow, records
-from oracle.command import headrace
+from oracle import records, served
+from oracle.command import done
 
 NUM_ROWS = 500
 SPEC = """
@@ -52,12 +49,6 @@ def rows() -> list[dict]:
     return found
 
 
-def _done(*words) -> str:
-    done = headrace(*words)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
@@ -66,15 +57,15 @@ def trained(tmp_path_factory) -> Path:
         table.writeheader()
         table.writerows(rows())
     (folder / "shop.toml").write_text(SPEC)
-    _done("run", folder / "shop.toml", "--output", folder / "out")
-    _done("train", folder / "out", "--output", folder / "model", "--epochs", 20)
-    _done("export", folder / "model", "--output", folder / "saved")
+    done("run", folder / "shop.toml", "--output", folder / "out")
+    done("train", folder / "out", "--output", folder / "model", "--epochs", 20)
+    done("export", folder / "model", "--output", folder / "saved")
     return folder
 
 
 def test_verify_and_inspect_know_them(trained):
-    assert "sound" in _done("verify", trained / "out")
-    shown = _done("inspect", trained / "out", "-n", 1)
+    assert "sound" in done("verify", trained / "out")
+    shown = done("inspect", trained / "out", "-n", 1)
     assert "(of 40)" in shown and "hot/indices" in shown and "tags/values" in shown
 
 
@@ -101,41 +92,19 @@ def test_the_network_embeds_a_cross_and_takes_one_hot_as_it_is(trained):
 
 
 def test_raw_rows_give_the_bits_that_stored_ones_give_with_tensorflow_alone(trained, tmp_path):
-    info = json.loads((trained / "out" / "dataset_info.json").read_text())
     described = json.loads((trained / "saved/assets.extra/headrace.json").read_text())
-    shards = sorted(str(path) for path in (trained / "out").glob("*.tfrecord"))
-    numbers = [records.parsed(Path(shard), {"number": "int64"})["number"] for shard in shards]
-    chosen = [rows()[number] for number in np.concatenate(numbers)]
-    raw = {name: [row[name] for row in chosen] for name in ("number", "x", "color", "tags")}
     assert described["missing"] == {"color": ""}
+    shards, numbers = records.numbers(trained / "out")
+    chosen = [rows()[number] for number in numbers]
+    raw = {name: [row[name] for row in chosen] for name in ("number", "x", "color", "tags")}
     raw["color"] = [color or None for color in raw["color"]]
-    (tmp_path / "raw").write_bytes(pickle.dumps(raw))
-    used = described["signatures"]["stored_features"]
-    job = {
-        "saved_model": str(trained / "saved"),
-        "raw": str(tmp_path / "raw"),
-        "predictions": str(tmp_path / "predictions"),
-        "shards": shards,
-        "features": {name: entry for name, entry in info["features"].items() if name in used},
-        "missing": described["missing"],
-        "batch_size": 64,
-    }
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-I", only_tensorflow.__file__, str(tmp_path / "job.json")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {
-        "records": NUM_ROWS,
-        "stored": NUM_ROWS,
-        "different": {"raw": 0, "examples": 0},
-        "imported": [],
-    }
-    of_saved = pickle.loads((tmp_path / "predictions").read_bytes())
-    lines = _done("predict", trained / "model", trained / "shop.csv").splitlines()
+    assert len(chosen) == NUM_ROWS
+    of_saved = served.by_tensorflow_alone(trained / "saved", trained / "out", shards, raw, tmp_path)
+    lines = done("predict", trained / "model", trained / "shop.csv").splitlines()
     answers = [json.loads(line) for line in lines if line.startswith("{")]
     assert len(answers) == NUM_ROWS
     right = [answer["class"] == row["sold"] for answer, row in zip(answers, rows(), strict=True)]
     assert np.mean(right) > 0.8  # What is sold, only the cross tells.
-    by_number = dict(zip(np.concatenate(numbers), of_saved["score"], strict=True))
+    by_number = dict(zip(numbers, of_saved["score"], strict=True))
     scores = [by_number[number] for number in range(NUM_ROWS)]
     np.testing.assert_allclose([answer["score"] for answer in answers], scores, atol=1e-5)

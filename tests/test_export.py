@@ -1,15 +1,11 @@
 """Raw input to prediction in a process that has only TensorFlow, against the stored records."""
 
-import json
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle import compare, only_tensorflow, served
-from oracle.command import headrace
+from oracle import compare, served
+from oracle.command import done
 
 ENOUGH = 1000  # Records: as many shards as hold these, or all.
 
@@ -17,12 +13,8 @@ ENOUGH = 1000  # Records: as many shards as hold these, or all.
 def _saved(run, tmp_path: Path) -> tuple[Path, Path]:
     """A model that was trained for an epoch, and its SavedModel."""
     model, saved = tmp_path / "model", tmp_path / "saved"
-    for words in (
-        ("train", run.folder, "--output", model, "--epochs", 1),
-        ("export", model, "--output", saved),
-    ):
-        done = headrace(*words)
-        assert done.returncode == 0, done.stdout
+    done("train", run.folder, "--output", model, "--epochs", 1)
+    done("export", model, "--output", saved)
     return model, saved
 
 
@@ -60,35 +52,12 @@ def _raw(run, wanted, rows: list[int]) -> dict[str, list]:
 )
 def test_raw_input_gives_the_bits_that_the_stored_record_gives(run, wanted, tmp_path):
     model, saved = _saved(run, tmp_path)
-    description = json.loads((saved / "assets.extra/headrace.json").read_text())
-    used = description["signatures"]["stored_features"]
     chosen = _chosen(run, wanted)
     rows = [row for _, shard in chosen for row in shard]
-    raw = _raw(run, wanted, rows)
-    (tmp_path / "raw").write_bytes(pickle.dumps(raw))
-    features = {n: f for n, f in run.manifest["features"].items() if n in used}
-    job = {
-        "saved_model": str(saved),
-        "raw": str(tmp_path / "raw"),
-        "predictions": str(tmp_path / "predictions"),
-        "shards": [str(run.folder / file) for file, _ in chosen],
-        "features": features,
-        "missing": description.get("missing", {}),
-        "batch_size": 100,
-    }
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-I", only_tensorflow.__file__, str(tmp_path / "job.json")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
     assert len(rows) >= min(ENOUGH, len(wanted.records)) and len(rows) > 20
-    assert found == {
-        "records": len(rows),
-        "stored": len(rows),
-        "different": {"raw": 0, "examples": 0},
-        "imported": [],
-    }
-    predictions = pickle.loads((tmp_path / "predictions").read_bytes())
+    raw = _raw(run, wanted, rows)
+    shards = [file for file, _ in chosen]
+    predictions = served.by_tensorflow_alone(saved, run.folder, shards, raw, tmp_path)
     _check(predictions, model, run, chosen, wanted)
 
 

@@ -70,20 +70,8 @@ def home(tmp_path_factory, pictures):
 @pytest.fixture(scope="module")
 def datasets(home):
     """Finished datasets by the name of their steps, each made once."""
-    folder, _ = home
-    found = {}
-
-    def dataset(name):
-        if name not in found:
-            number = len(found)
-            spec = folder / f"{number}.toml"
-            options = f"size = [{HEIGHT}, {WIDTH}]\n{NAMES[name]}"
-            spec.write_text(stored_images.SPEC.format(options=options, output=""))
-            run(load_spec(str(spec)), str(folder / f"out-{number}"))
-            found[name] = stored_images.read(folder / f"out-{number}")
-        return found[name]
-
-    return dataset
+    options = {name: f"size = [{HEIGHT}, {WIDTH}]\n{steps}" for name, steps in NAMES.items()}
+    return stored_images.made_once(home[0], options)
 
 
 @pytest.mark.parametrize("name", NAMES)

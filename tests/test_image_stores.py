@@ -46,20 +46,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def datasets(home):
-    folder, _ = home
-    found = {}
-
-    def dataset(name):
-        if name not in found:
-            number = len(found)
-            spec = folder / f"{number}.toml"
-            text = stored_images.SPEC.format(options=OPTIONS[name], output="")
-            spec.write_text(text)
-            run(load_spec(str(spec)), str(folder / f"out-{number}"))
-            found[name] = stored_images.read(folder / f"out-{number}")
-        return found[name]
-
-    return dataset
+    return stored_images.made_once(home[0], OPTIONS)
 
 
 def pixels(file: bytes, channels: int) -> np.ndarray:

@@ -5,16 +5,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_transform as tft
-from oracle import compare
-from test_number_steps import (
+from oracle.columns import (
     NUM_ROWS,
     NUM_TRAIN,
     Made,
-    bits,
-    fed,
-    stored,
+    check_partition,
+    check_served,
+    make,
     transformed_by_tft,
     write,
 )
@@ -73,18 +71,9 @@ def table() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("keyed")
-    columns = table()
+def made(tmp_path_factory) -> Made:
     cross = {"cross": {"type": "cross", "of": ["bucket", "ns_bucket"], "hash_buckets": 50}}
-    said = write(folder, columns, FEATURES | cross)
-    info = run(
-        parse_spec(said, str(folder / "m")), str(folder / "out"), num_threads=2, block_mb=0.002
-    )
-    assert info["read"] == NUM_ROWS and not sum(info["rejected"].values())
-    found = stored(folder / "out", OUTPUTS)
-    assert all(np.isfinite(v).all() for v in found.values())
-    return Made(columns, found, info, folder)
+    return make(tmp_path_factory.mktemp("keyed"), table(), FEATURES | cross, OUTPUTS)
 
 
 def rows_of(made, key) -> tuple[np.ndarray, np.ndarray]:
@@ -159,40 +148,12 @@ def test_the_manifest_tells_what_each_key_has(made):
 
 
 def test_transform_fn_gives_the_stored_bits_row_by_row_and_at_once(made):
-    loaded = tf.saved_model.load(str(made.folder / "out" / "transform_fn"))
-    columns = {"id": np.arange(NUM_ROWS)} | made.columns
-    columns["shop"] = columns["shop"].astype(str)  # No object: none is missing.
-
-    def serve(rows):
-        inputs = {name: fed(values[rows], DTYPES.get(name)) for name, values in columns.items()}
-        return {name: values.numpy() for name, values in loaded.transform_fn(inputs).items()}
-
-    together = serve(slice(None))
-    for name in OUTPUTS:
-        assert bits(together[name]) == bits(made.stored[name]), name
-    for row in range(0, NUM_ROWS, 7):
-        alone = serve(slice(row, row + 1))
-        for name in OUTPUTS:
-            assert bits(alone[name]) == bits(made.stored[name][row : row + 1]), (row, name)
+    check_served(made, DTYPES)
 
 
 def test_any_partition_gives_the_same_bytes(made, tmp_path):
-    header, *lines = _records((made.folder / "made.csv").read_text())
-    for number, part in enumerate((lines[250:], lines[:90], lines[90:250])):
-        (tmp_path / f"part{number}.csv").write_text(header + "".join(part))
-    said = write(tmp_path, made.columns, FEATURES) | {"name": "made"}
-    said["features"] |= {"cross": made.info["spec"]["features"]["cross"]}
-    said["source"] = {"format": "csv", "paths": ["part*.csv"]}
-    info = run(parse_spec(said, str(tmp_path / "s")), str(tmp_path / "out"), num_threads=3)
-    here = compare.bytes_of_shards(tmp_path / "out", info)
-    assert here == compare.bytes_of_shards(made.folder / "out", made.info)
-    assert info["features"] == made.info["features"]
-
-
-def _records(text: str) -> list[str]:
-    """The records of a CSV in which one key has a newline."""
-    parts = text.replace("z\nz", "z@z").splitlines(keepends=True)
-    return [part.replace("z@z", "z\nz") for part in parts]
+    assert any("\n" in key for key in made.columns["shop"])
+    check_partition(made, tmp_path)
 
 
 @pytest.mark.feature("tft.scale_to_z_score_per_key", "key", "key")

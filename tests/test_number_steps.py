@@ -1,28 +1,32 @@
 """Every transform of a column of numbers against its original, value by value."""
 
 import collections
-import csv
-import dataclasses
 import json
 import math
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
-import tensorflow_transform.beam as tft_beam
-from oracle import compare, records
+from oracle import records
+from oracle.columns import (
+    NUM_ROWS,
+    NUM_TRAIN,
+    Made,
+    check_partition,
+    check_served,
+    make,
+    transformed_by_tft,
+    write,
+)
 from sklearn import impute, preprocessing
-from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
 from beam_jobs import config_steps
 from beam_jobs.config import parse_spec
 from beam_jobs.errors import DataError
 from beam_jobs.run import run
 
-NUM_TRAIN, NUM_ROWS = 300, 401
 BOUNDARIES = [-20.5, 0.7, 30, 47.25, 80]
 NOW = 1_700_000_000_000_000_000  # Nanoseconds since 1970: float64 has steps of 256 there.
 TRANSFORMS = {
@@ -126,105 +130,17 @@ def table() -> dict[str, np.ndarray]:
     return found
 
 
-def fed(values: np.ndarray, dtype: str) -> tf.Tensor | tf.SparseTensor:
-    """A column as transform_fn takes it: with an object for each value some may be missing."""
-    if values.dtype != object:
-        return tf.constant(values)
-    there = [(row, value) for row, value in enumerate(values) if value is not None]
-    indices = np.array([(row, 0) for row, _ in there], np.int64).reshape(-1, 2)
-    present = tf.constant([value for _, value in there], dtype)
-    return tf.SparseTensor(indices, present, (len(values), 1))
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    columns: dict[str, np.ndarray]
-    stored: dict[str, np.ndarray]  # All records, in the order of their ids.
-    info: dict
-    folder: Path
-
-    def train(self, name: str) -> np.ndarray:
-        """What a column holds in train, float64."""
-        return self.columns[name][:NUM_TRAIN].astype(np.float64)
-
-    def all(self, name: str) -> np.ndarray:
-        return self.columns[name].astype(np.float64)
-
-
-def write(folder: Path, columns: dict, features: dict, name: str = "made") -> dict:
-    """Writes a table, its first NUM_TRAIN rows for train, and returns the spec."""
-    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "fold", *columns])
-        for row in range(len(columns[next(iter(columns))])):
-            fold = "train" if row < NUM_TRAIN else "test"
-            values = [columns[c][row] for c in columns]
-            writer.writerow([row, fold, *("" if v is None else v for v in values)])
-    return {
-        "name": name,
-        "source": {"format": "csv", "paths": [f"{name}.csv"]},
-        "split": {"column": "fold", "values": {"train": ["train"], "test": ["test"]}},
-        "features": {"id": {"dtype": "int64"}} | features,
-    }
-
-
-def stored(folder: Path, dtypes: dict[str, str]) -> dict[str, np.ndarray]:
-    """The features of all records in the order of their ids."""
-    parts = [records.parsed(path, dtypes) for path in sorted(folder.glob("*.tfrecord"))]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in dtypes}
-    order = np.argsort(columns["id"])
-    return {name: column[order] for name, column in columns.items()}
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Made:
-    folder = tmp_path_factory.mktemp("numbers")
-    columns = table()
-    spec = parse_spec(write(folder, columns, FEATURES), str(folder / "made.toml"))
-    info = run(spec, str(folder / "out"), num_threads=2, block_mb=0.002)
-    assert info["read"] == NUM_ROWS and not sum(info["rejected"].values())
-    found = stored(folder / "out", OUTPUTS)
-    assert found["id"].tolist() == list(range(NUM_ROWS))
-    assert all(np.isfinite(v).all() for n, v in found.items() if OUTPUTS[n] == "float32")
-    return Made(columns, found, info, folder)
-
-
-def bits(values: np.ndarray) -> tuple:
-    """What two arrays must have in common to be the same to the last bit."""
-    return values.dtype, values.tolist() if values.dtype == object else values.tobytes()
+    return make(tmp_path_factory.mktemp("numbers"), table(), FEATURES, OUTPUTS)
 
 
 def test_transform_fn_gives_the_stored_bits_row_by_row_and_at_once(made):
-    loaded = tf.saved_model.load(str(made.folder / "out" / "transform_fn"))
-
-    def serve(rows):
-        inputs = {"id": np.arange(NUM_ROWS)} | made.columns
-        inputs = {
-            name: fed(values[rows], DTYPES.get(name, "float32")) for name, values in inputs.items()
-        }
-        return {name: values.numpy() for name, values in loaded.transform_fn(inputs).items()}
-
-    together = serve(slice(None))
-    for name in OUTPUTS:
-        assert bits(together[name]) == bits(made.stored[name]), name
-    for row in range(0, NUM_ROWS, 7):
-        alone = serve(slice(row, row + 1))
-        for name in OUTPUTS:
-            assert bits(alone[name]) == bits(made.stored[name][row : row + 1]), (row, name)
+    check_served(made, DTYPES)
 
 
-def test_any_partition_gives_the_same_bytes(made):
-    folder = made.folder
-    header, *lines = (folder / "made.csv").read_text().splitlines(keepends=True)
-    said = write(folder, made.columns, FEATURES, "cut")
-    for number, part in enumerate((lines[250:], lines[:90], lines[90:250])):
-        (folder / f"part{number}.csv").write_text(header + "".join(part))
-    said |= {"name": "made", "source": {"format": "csv", "paths": ["part*.csv"]}}
-    info = run(parse_spec(said, str(folder / "cut.toml")), str(folder / "cut"), num_threads=3)
-    assert compare.bytes_of_shards(folder / "cut", info) == compare.bytes_of_shards(
-        folder / "out", made.info
-    )
-    assert info["features"] == made.info["features"]
+def test_any_partition_gives_the_same_bytes(made, tmp_path):
+    check_partition(made, tmp_path)
 
 
 def close(found, expected, atol=1e-6, rtol=2e-7, name=""):
@@ -315,22 +231,6 @@ def test_power_transforms_are_those_of_power_transformer(made):
     for name in ("yeo_same", "box_same"):
         assert made.info["features"][name]["learned"]["lambda"] == 1
         close(made.stored[name], made.all("same") - 7.5)
-
-
-def transformed_by_tft(made, preprocess, columns, folder, rows) -> dict[str, np.ndarray]:
-    """What TFT makes of the first rows, all of which it analyzes, in their order."""
-    given = {"id": np.arange(rows)} | {name: made.columns[name][:rows] for name in columns}
-    dtypes = {name: tf.constant(values).dtype for name, values in given.items()}
-    spec = {name: tf.io.FixedLenFeature([], dtype) for name, dtype in dtypes.items()}
-    metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
-    data = [{name: given[name][row] for name in given} for row in range(rows)]
-    # One batch: of several, TFT averages the L-moments, which is not those of all together.
-    with tft_beam.Context(temp_dir=str(folder), desired_batch_size=NUM_ROWS):
-        (found, _), _ = (data, metadata) | tft_beam.AnalyzeAndTransformDataset(
-            lambda inputs: preprocess(inputs) | {"id": inputs["id"]}
-        )
-    found.sort(key=lambda row: row["id"])
-    return {name: np.array([row[name] for row in found]) for name in found[0]}
 
 
 @pytest.mark.feature("tft.apply_buckets", "bucket_boundaries", "boundaries")
@@ -522,7 +422,7 @@ def test_every_transform_takes_a_column_that_is_all_missing(dtype, tmp_path):
     said = write(tmp_path, columns, _every(dtype, missing=2))
     run(parse_spec(said, str(tmp_path / "s")), str(tmp_path / "out"))
     dtypes = {n: config_steps.STEPS[n].gives for n in EVERY} | {"id": "int64"}
-    found = stored(tmp_path / "out", dtypes)
+    found = records.by_id(tmp_path / "out", dtypes)
     for name in EVERY:
         assert set(found[name].tolist()) == {OF_2.get(name, 0)}, name
 
@@ -561,6 +461,6 @@ def test_what_a_step_cannot_take_is_set_aside(tmp_path):
     info = run(parse_spec(said, str(tmp_path / "s")), str(tmp_path / "out"))
     expected = {f"non_finite_{name}": len(bad) for name, (_, bad, _) in transforms.items() if bad}
     assert info["rejected"] == expected
-    found = stored(tmp_path / "out", {"id": "int64"} | dict.fromkeys(transforms, "float32"))
+    found = records.by_id(tmp_path / "out", {"id": "int64"} | dict.fromkeys(transforms, "float32"))
     assert set(kept) <= set(found["id"]) and len(kept) == 9
     assert all(np.isfinite(found[name]).all() for name in transforms)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform.beam as tft_beam
-from oracle import records
+from oracle import compare, records
 from oracle.command import headrace
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
@@ -58,6 +58,9 @@ def ends(inputs):
 def twice(inputs):
     age = inputs["age"]
     return {"a": (age - tft.mean(age)) / (tft.max(age) - tft.min(age)), "b": tft.bucketize(age, 3)}
+
+def ranks(inputs):
+    return {"rank": inputs["town"] + 1, "number": inputs["number"]}
 
 def weight(inputs):
     return {"weight": inputs["age"]}
@@ -207,6 +210,21 @@ def test_the_manifest_says_what_is_stored(folder):
     assert "num_categories" not in info["features"]["is_old"]
     done = headrace("verify", folder / "data")
     assert done.returncode == 0, done.stdout
+
+
+def test_later_records_pass_behind_a_vocabulary_of_the_spec(tmp_path):
+    """What train never saw is counted of the spec's own features, which are not stored here."""
+    text = SPEC.replace('"string"', '"string"\ntransform = "compute_and_apply_vocabulary"')
+    spec = _write(tmp_path, text.replace(":steps", ":ranks"))
+    before = ["--transform-from", tmp_path / "data"]
+    for words in (["data"], ["later", *before]):
+        done = headrace("run", spec, "--output", tmp_path / words[0], *words[1:])
+        assert done.returncode == 0, done.stdout
+    first, later = (tmp_path / name / "dataset_info.json" for name in ("data", "later"))
+    first, later = json.loads(first.read_text()), json.loads(later.read_text())
+    assert later["read"] == 400 and later["features"] == first["features"]
+    there = compare.bytes_of_shards(tmp_path / "data", first)
+    assert compare.bytes_of_shards(tmp_path / "later", later) == there
 
 
 def _sparse(values: list, dtype: tf.DType) -> tf.SparseTensor:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import assert_that, equal_to
 from oracle import compare, records
 from oracle.command import LIMIT_SECONDS, ROOT, headrace
 from PIL import Image
@@ -381,6 +381,33 @@ def test_batches_of_arrow_are_told_by_their_type(here):
     with beam.Pipeline() as pipeline:
         batches = pipeline | beam.Create([batch]).with_output_types(pa.RecordBatch)
         assert_that(batches | ApplyTransform("out"), check)
+
+
+def test_a_batch_without_records_gives_none(here):
+    batch = pa.RecordBatch.from_pylist([SOUND, SOUND])
+    with beam.Pipeline() as pipeline:
+        batches = [batch.slice(0, 0), batch, batch.slice(2)]
+        given = pipeline | beam.Create(batches).with_output_types(pa.RecordBatch)
+        found = given | ApplyTransform("out") | beam.Map(len)
+        assert_that(found, equal_to([batch.num_rows]))
+
+
+def test_a_number_that_a_job_rejects_is_no_bucket(tmp_path):
+    """The logarithm of -1 is NaN, of which a bucket says nothing."""
+    (tmp_path / "rows.csv").write_text("x\n" + "".join(f"{x}\n" for x in (*range(1, 40), -1)))
+    log = {"dtype": "float32", "transform": ["log", "bucketize"], "num_buckets": 3}
+    made = Spec(
+        name="rows",
+        source={"format": "csv", "paths": [tmp_path / "rows.csv"]},
+        split={"fractions": {"train": 1}},
+        features={"x": log},
+        output={"max_rejected": 0.1},
+    ).run(tmp_path / "out")
+    assert made.info["rejected"] == {"non_finite_x": 1}
+    for said in ([{"x": -1.0}], [{"x": 0.0}]):
+        with pytest.raises(DataError, match="ApplyTransform: features.x: log and bucketize cannot"):
+            with beam.Pipeline() as pipeline:
+                _ = pipeline | beam.Create(said) | ApplyTransform(tmp_path / "out")
 
 
 def test_lists_dates_crosses_and_expressions(tmp_path):

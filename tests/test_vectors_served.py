@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from oracle.command import headrace
+from oracle.command import done
 
 from trainer.input_pipeline import Options, load
 
@@ -82,12 +82,6 @@ def _cells(row: dict) -> list:
     return [*cells, row["tags"], row["kind"]]
 
 
-def _done(*words) -> str:
-    done = headrace(*words)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("signals")
@@ -96,21 +90,21 @@ def trained(tmp_path_factory) -> Path:
         table.writerow(rows()[0])
         table.writerows(map(_cells, rows()))
     (folder / "signals.toml").write_text(SPEC)
-    _done("run", folder / "signals.toml", "--output", folder / "out")
-    _done("train", folder / "out", "--output", folder / "model", "--epochs", 20)
-    _done("export", folder / "model", "--output", folder / "saved")
+    done("run", folder / "signals.toml", "--output", folder / "out")
+    done("train", folder / "out", "--output", folder / "model", "--epochs", 20)
+    done("export", folder / "model", "--output", folder / "saved")
     return folder
 
 
 def test_the_network_learns_from_vectors(trained):
-    _done("evaluate", trained / "model", trained / "out", "--output", trained / "evaluated")
+    done("evaluate", trained / "model", trained / "out", "--output", trained / "evaluated")
     found = json.loads((trained / "evaluated" / "evaluation.json").read_text())
     assert found["test"]["accuracy"] > 0.85
 
 
 def test_verify_finds_nothing_and_inspect_shows_lists(trained):
-    assert "sound" in _done("verify", trained / "out")
-    lines = _done("inspect", trained / "out", "-n", 4).splitlines()
+    assert "sound" in done("verify", trained / "out")
+    lines = done("inspect", trained / "out", "-n", 4).splitlines()
     shown = [line.split(maxsplit=1)[1] for line in lines if line.split()[0] == "principal"]
     assert len(shown) == 4 and all(text.count(",") == 1 and text[0] == "[" for text in shown)
 
@@ -163,7 +157,7 @@ def test_raw_vectors_give_the_bits_that_stored_ones_give(trained):
         assert of_raw.tobytes() == of_examples.tobytes() == wanted.tobytes()
         by_number |= zip((row["number"] for row in chosen), wanted.tolist(), strict=True)
     assert len(by_number) > 400
-    lines = _done("predict", trained / "model", trained / "signals.csv").splitlines()
+    lines = done("predict", trained / "model", trained / "signals.csv").splitlines()
     answers = [json.loads(line) for line in lines if line.startswith("{")]
     assert len(answers) == NUM_ROWS
     for number, score in by_number.items():
@@ -192,7 +186,7 @@ def test_a_row_that_does_not_fit_is_answered_with_the_reason(trained, tmp_path):
         table.writerow([3, 2, 3, "", "", "1,2.5", ""])
         table.writerow([4, "", 3, "", "", "1,2", ""])
         table.writerow([5, 2, 3, "", "", "1,2", "9:1"])
-    lines = _done("predict", trained / "model", tmp_path / "new.csv").splitlines()
+    lines = done("predict", trained / "model", tmp_path / "new.csv").splitlines()
     answers = [json.loads(line) for line in lines if line.startswith("{")]
     assert [answer.get("reason") for answer in answers] == [
         None,

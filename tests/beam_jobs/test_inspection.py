@@ -10,6 +10,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from oracle.protos import floats, ints, texts
 from PIL import Image
 
 from beam_jobs.errors import DataError, SpecError
@@ -17,18 +18,6 @@ from beam_jobs.inspection import Values, decode_example, feature_entries, inspec
 
 FLOAT32 = st.floats(width=32, allow_nan=False)
 INT64 = st.integers(-(2**63), 2**63 - 1)
-
-
-def floats(*values):
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-
-
-def ints(*values):
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-
-def texts(*values):
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
 
 def serialized(features) -> bytes:

@@ -90,6 +90,16 @@ def test_values_of_any_size_leave_lambda_finite():
     assert powers.learn(np.array([5.0]), np.array([9]), True)["lambda"] == 1
 
 
+@pytest.mark.parametrize("of_positive", [False, True])
+def test_a_constant_becomes_0_whatever_it_is(of_positive):
+    for value in [*10.0 ** RNG.uniform(-9, 9, 50), *(-(10.0 ** RNG.uniform(-9, 9, 50)))]:
+        value = abs(value) if of_positive else value
+        learned = powers.learn(np.array([value]), np.array([7]), of_positive)
+        known = _constants(learned["lambda"], learned["center"])
+        found = powers.apply(tf.constant([value, value], tf.float64), *known, of_positive)
+        assert ((found.numpy() - learned["mean"]) / learned["std"]).tolist() == [0, 0]
+
+
 def _inverse(values):
     return tukey.inverse(values, *_constants(0.3, 0.7))
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
-from oracle import records
+from oracle import records, served
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
 from beam_jobs import stateless
@@ -108,10 +108,7 @@ class Made:
 def feed(name, chosen):
     values = [row[name] for row in chosen]
     if name == "holes":
-        there = [(row, value) for row, value in enumerate(values) if value is not None]
-        indices = np.array([(row, 0) for row, _ in there], np.int64).reshape(-1, 2)
-        present = tf.constant([value for _, value in there], tf.float32)
-        return tf.SparseTensor(indices, present, (len(values), 1))
+        return served.column(values, tf.float32)
     if name == "token":
         return tf.constant(values)
     return tf.constant(
@@ -135,11 +132,7 @@ def made(tmp_path_factory) -> Made:
         "train": NUM_TRAIN,
         "test": NUM_ROWS - NUM_TRAIN,
     }
-    shards = sorted((folder / "out").glob("*.tfrecord"))
-    parts = [records.parsed(path, OUTPUTS) for path in shards]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
-    order = np.argsort(columns["id"])
-    stored = {name: column[order] for name, column in columns.items()}
+    stored = records.by_id(folder / "out", OUTPUTS)
     assert stored["id"].tolist() == list(range(NUM_ROWS))
     loaded = tf.saved_model.load(str(folder / "out" / "transform_fn"))
     return Made(rows, stored, folder / "out", loaded)

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
-from oracle import records
+from oracle import records, served
 from sklearn.preprocessing import MultiLabelBinarizer, OneHotEncoder
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
@@ -165,10 +165,6 @@ def write(folder: Path, cuts: list[int]) -> list[str]:
     return [f"part-{number}.csv" for number in range(len(cuts) + 1)]
 
 
-def dense(value) -> np.ndarray:
-    return (tf.sparse.to_dense(value) if isinstance(value, tf.SparseTensor) else value).numpy()
-
-
 SPARSE = {"town": tf.string, "holes": tf.int64, "gaps": tf.string, "word": tf.string}
 
 
@@ -186,34 +182,14 @@ class Made:
         fed["tags"] = tf.string
         given = {k: tf.constant([row[k] for row in rows], dtype) for k, dtype in fed.items()}
         for name, dtype in SPARSE.items():
-            there = [(k, row[name]) for k, row in enumerate(rows) if row[name] is not None]
-            indices = np.array([(k, 0) for k, _ in there], np.int64).reshape(-1, 2)
-            values = tf.constant([value for _, value in there], dtype, [len(there)])
-            given[name] = tf.SparseTensor(indices, values, (len(rows), 1))
-        return {name: dense(value) for name, value in self.transform_fn(given).items()}
+            given[name] = served.column([row[name] for row in rows], dtype)
+        return {name: records.dense(value) for name, value in self.transform_fn(given).items()}
 
     def vocabulary(self, name: str) -> list[str]:
         return json.loads((self.folder / f"vocabulary-{name}.json").read_text())["vocabulary"]
 
     def idf(self, name: str) -> list[float]:
         return json.loads((self.folder / f"vocabulary-{name}.json").read_text())["idf_weights"]
-
-
-def read(folder: Path, info: dict) -> dict[str, np.ndarray]:
-    columns = {"label": tf.io.FixedLenFeature([], tf.int64)}
-    for name, entry in info["features"].items():
-        columns[name] = tf.io.FixedLenFeature(entry["shape"], entry["dtype"])
-        if entry["stored_as"] == "sparse":
-            keys = f"{name}/indices", f"{name}/values"
-            depth = entry["shape"][0]
-            columns[name] = tf.io.SparseFeature(*keys, tf.float32, depth, already_sorted=True)
-    found = []
-    for shard in sorted(folder.glob("*.tfrecord")):
-        if serialized := records.frames(records.stream(shard)):
-            found.append(tf.io.parse_example(tf.constant(serialized), columns))
-    whole = {n: np.concatenate([dense(part[n]) for part in found]) for n in columns}
-    order = np.argsort(whole["id"])
-    return {name: column[order] for name, column in whole.items()}
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +202,8 @@ def made(tmp_path_factory) -> Made:
         "test": NUM_ROWS - NUM_TRAIN,
     }
     loaded = tf.saved_model.load(str(folder / "out" / "transform_fn"))
-    found = read(folder / "out", info)
+    columns = {"label": "int64"} | records.described(folder / "out")
+    found = records.by_id(folder / "out", columns)
     assert found["id"].tolist() == list(range(NUM_ROWS))
     return Made(folder / "out", info, found, loaded.transform_fn)
 

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
-from oracle import records
+from oracle import records, served
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
@@ -125,39 +125,14 @@ class Made:
     def serve(self, rows: list[int]) -> dict[str, np.ndarray]:
         """What transform_fn makes of these records in one batch."""
         plain, gaps = texts()
-        there = [(i, gaps[row]) for i, row in enumerate(rows) if gaps[row] is not None]
-        indices = np.array([(i, 0) for i, _ in there], np.int64).reshape(-1, 2)
-        present = tf.constant([gap for _, gap in there], tf.string, [len(there)])
         found = self.transform_fn(
             {
                 "id": tf.constant(rows, tf.int64),
                 "text": tf.constant([plain[row] for row in rows]),
-                "gaps": tf.SparseTensor(indices, present, (len(rows), 1)),
+                "gaps": served.column([gaps[row] for row in rows], tf.string),
             }
         )
-        return {name: dense(value) for name, value in found.items()}
-
-
-def dense(value) -> np.ndarray:
-    return (tf.sparse.to_dense(value) if isinstance(value, tf.SparseTensor) else value).numpy()
-
-
-def read(folder: Path, info: dict) -> dict[str, np.ndarray]:
-    columns = {"id": tf.io.FixedLenFeature([], tf.int64)}
-    for name in FEATURES:
-        shape = info["features"][name]["shape"]
-        columns[name] = tf.io.FixedLenFeature(shape, tf.int64)
-        if info["features"][name]["stored_as"] == "sparse":
-            keys = f"{name}/indices", f"{name}/values"
-            columns[name] = tf.io.SparseFeature(*keys, tf.float32, shape[0], already_sorted=True)
-    found = []
-    for shard in sorted(folder.glob("*.tfrecord")):
-        serialized = records.frames(records.stream(shard))
-        if serialized:
-            found.append(tf.io.parse_example(tf.constant(serialized), columns))
-    whole = {n: np.concatenate([dense(part[n]) for part in found]) for n in columns}
-    order = np.argsort(whole["id"])
-    return {name: column[order] for name, column in whole.items()}
+        return {name: records.dense(value) for name, value in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +150,7 @@ def made(tmp_path_factory) -> Made:
         "test": NUM_ROWS - NUM_TRAIN,
     }
     loaded = tf.saved_model.load(str(folder / "out" / "transform_fn"))
-    found = read(folder / "out", info)
+    found = records.by_id(folder / "out")
     assert found["id"].tolist() == list(range(NUM_ROWS))
     return Made(folder / "out", info, found, loaded.transform_fn)
 

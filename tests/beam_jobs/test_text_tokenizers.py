@@ -7,7 +7,6 @@ import math
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +93,7 @@ def test_later_texts_get_the_same_ids_and_unknown_pieces_are_counted(made, tmp_p
     }
     spec = parse_spec(said, str(tmp_path / "later.toml"), learns=False)
     found = run(spec, str(tmp_path / "out"), transform_from=str(folder))
-    before, after = _stored(folder, info), _stored(tmp_path / "out", found)
+    before, after = records.by_id(folder), records.by_id(tmp_path / "out")
     for name, values in before.items():
         assert np.array_equal(after[name][: len(ROWS)], values)
     model = (folder.parent / "unigram.model").read_bytes()
@@ -122,24 +121,6 @@ def test_a_transform_with_a_tokenizer_is_loaded_by_a_process_that_had_none(made)
     assert subprocess.run(words, check=True, capture_output=True, text=True).stdout == "1\n"
 
 
-def _stored(folder: Path, info: dict) -> dict[str, np.ndarray]:
-    columns = {"id": tf.io.FixedLenFeature([], tf.int64)}
-    for name in ("pieces", "unigrams"):
-        columns[name] = tf.io.FixedLenFeature(info["features"][name]["shape"], tf.int64)
-    for name in ("weights", "bag"):
-        (size,) = info["features"][name]["shape"]
-        columns[name] = tf.io.SparseFeature(f"{name}/indices", f"{name}/values", tf.float32, size)
-    shards = sorted(folder.glob("*.tfrecord"))
-    serialized = [record for shard in shards for record in records.frames(records.stream(shard))]
-    parsed = tf.io.parse_example(tf.constant(serialized), columns)
-    dense = {
-        n: (tf.sparse.to_dense(tf.sparse.reorder(v)) if n in ("weights", "bag") else v).numpy()
-        for n, v in parsed.items()
-    }
-    order = np.argsort(dense["id"])
-    return {name: column[order] for name, column in dense.items()}
-
-
 def _padded(ids: list[list[int]], length: int) -> list[list[int]]:
     return [(row + [0] * length)[:length] for row in ids]
 
@@ -156,7 +137,7 @@ def test_ids_are_those_of_wordpiece(made):
     ids = tokenizer.tokenize(_lower(ROWS)).merge_dims(-2, -1).to_list()
     assert {1, 2, 4, 6, 7, 8} <= {i for row in ids for i in row}
     assert max(map(len, ids)) > 6 > min(map(len, ids))
-    assert _stored(folder, info)["pieces"].tolist() == _padded(ids, 6)
+    assert records.by_id(folder)["pieces"].tolist() == _padded(ids, 6)
     assert info["features"]["pieces"]["num_categories"] == len(PIECES)
 
 
@@ -170,7 +151,7 @@ def test_tf_idf_of_pieces(made):
         for i, count in collections.Counter(found).items():
             weight = math.log(1 + NUM_TRAIN / (1 + documents[i]))
             expected[row, i] = np.float32(count) * np.float32(weight)
-    assert _stored(folder, info)["weights"].tolist() == expected.tolist()
+    assert records.by_id(folder)["weights"].tolist() == expected.tolist()
 
 
 @pytest.mark.feature("tensorflow_text", "SentencepieceTokenizer", '`tokenizer = "sentencepiece"`')
@@ -179,7 +160,7 @@ def test_ids_are_those_of_sentencepiece(made):
     tokenizer = tensorflow_text.SentencepieceTokenizer(sentencepiece_model())
     ids = tokenizer.tokenize(_lower(ROWS)).to_list()
     assert {1, 3, 4, 5, 6} <= {i for row in ids for i in row}
-    stored = _stored(folder, info)
+    stored = records.by_id(folder)
     assert stored["unigrams"].tolist() == _padded(ids, 20)
     size = int(tokenizer.vocab_size())
     assert info["features"]["bag"]["shape"] == [size]
@@ -204,5 +185,5 @@ def test_transform_fn_gives_the_stored_values_in_a_process_of_its_own(made):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found, stored = json.loads(done.stdout.splitlines()[-1]), _stored(folder, info)
+    found, stored = json.loads(done.stdout.splitlines()[-1]), records.by_id(folder)
     assert {name: stored[name].tolist() for name in found} == found

@@ -9,6 +9,7 @@ import google_crc32c
 import numpy as np
 import pytest
 import tensorflow as tf
+from oracle.protos import floats, ints, texts
 
 from beam_jobs.errors import DataError, SpecError
 from beam_jobs.verify import verify
@@ -28,18 +29,6 @@ LABEL = {"name": "label", "dtype": "int64", "type": "class", "classes": ["cat", 
 TRAIN_0 = "train-00000-of-00002.tfrecord"
 TRAIN_1 = "train-00001-of-00002.tfrecord"
 AGAIN = "Run `headrace run` with --overwrite."
-
-
-def floats(*values):
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-
-
-def ints(*values):
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-
-def texts(*values):
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
 
 
 def record(number, **changes) -> dict:

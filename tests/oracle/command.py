@@ -26,3 +26,10 @@ def headrace(*words) -> subprocess.CompletedProcess:
         text=True,
         timeout=LIMIT_SECONDS,
     )
+
+
+def done(*words) -> str:
+    """What the command prints, which must end with status 0."""
+    ended = headrace(*words)
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout

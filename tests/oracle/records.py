@@ -1,6 +1,7 @@
 """Stored shards read back: framing by struct, CRCs by google_crc32c, values by TensorFlow."""
 
 import gzip
+import json
 import struct
 from pathlib import Path
 
@@ -58,3 +59,49 @@ def names(record: bytes) -> dict[str, str]:
 
     features = tf.train.Example.FromString(record).features.feature
     return {name: feature.WhichOneof("kind") for name, feature in features.items()}
+
+
+def numbers(folder: Path) -> tuple[list[str], np.ndarray]:
+    """The names of the shards of a folder, and the feature `number` of their records, in order."""
+    shards = sorted(folder.glob("*.tfrecord"))
+    parts = [parsed(shard, {"number": "int64"})["number"] for shard in shards]
+    return [shard.name for shard in shards], np.concatenate(parts)
+
+
+def described(folder: Path) -> dict:
+    """How TensorFlow parses each feature of a dataset, as its manifest says."""
+    import tensorflow as tf
+
+    columns = {}
+    for name, entry in json.loads((folder / "dataset_info.json").read_text())["features"].items():
+        columns[name] = tf.io.FixedLenFeature(entry["shape"], tf.as_dtype(entry["dtype"]))
+        if entry["stored_as"] == "sparse":
+            keys, (size,) = (f"{name}/indices", f"{name}/values"), entry["shape"]
+            columns[name] = tf.io.SparseFeature(*keys, tf.float32, size, already_sorted=True)
+    return columns
+
+
+def dense(value) -> np.ndarray:
+    """A tensor, or a sparse one with its zeros."""
+    import tensorflow as tf
+
+    return (tf.sparse.to_dense(value) if isinstance(value, tf.SparseTensor) else value).numpy()
+
+
+def by_id(folder: Path, columns: dict | None = None) -> dict[str, np.ndarray]:
+    """All records of a folder of shards, in the order of the feature `id`.
+
+    Args:
+      folder: The dataset.
+      columns: Name -> how tf.io.parse_example parses it, or the dtype of a single value; without
+        them, what the manifest describes.
+    """
+    import tensorflow as tf
+
+    given = {"id": "int64"} | (described(folder) if columns is None else columns)
+    spec = {n: tf.io.FixedLenFeature([], c) if isinstance(c, str) else c for n, c in given.items()}
+    shards = sorted(folder.glob("*.tfrecord"))
+    serialized = [record for shard in shards for record in frames(stream(shard))]
+    found = {n: dense(v) for n, v in tf.io.parse_example(tf.constant(serialized), spec).items()}
+    order = np.argsort(found["id"])
+    return {name: column[order] for name, column in found.items()}

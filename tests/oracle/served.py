@@ -1,12 +1,16 @@
-"""The saved transform_fn, given one raw row at a time."""
+"""The saved transform_fn, given one raw row at a time, and an exported model, given all of them."""
 
+import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from oracle import compare, records
+from oracle import compare, only_tensorflow, records
 from oracle.expected import Expected
 
 
@@ -20,6 +24,16 @@ def _input(spec, value):
         return tf.SparseTensor(indices, tf.constant(present, spec.dtype), (1, 1))
     shape = (1,) if spec.shape.rank == 1 else (1, 1)
     return tf.constant([value], spec.dtype, shape)
+
+
+def column(values: Sequence, dtype: str):
+    """A column as transform_fn takes it where some may be missing: None."""
+    import tensorflow as tf
+
+    there = [(row, value) for row, value in enumerate(values) if value is not None]
+    indices = np.array([(row, 0) for row, _ in there], np.int64).reshape(-1, 2)
+    present = tf.constant([value for _, value in there], dtype)
+    return tf.SparseTensor(indices, present, (len(values), 1))
 
 
 def signature(function) -> dict:
@@ -99,3 +113,48 @@ def image_differences(folder: Path, stored: np.ndarray, paths: Sequence[Path]) -
         if served.astype(stored.dtype).tobytes() != values.tobytes():
             different.append(str(path))
     return different
+
+
+def by_tensorflow_alone(
+    saved: Path, dataset: Path, shards: Sequence[str], raw: dict[str, list], work: Path
+) -> dict[str, list]:
+    """The predictions of an exported model, in a process that has only TensorFlow.
+
+    Those of a raw record, of a tf.train.Example of it and of the stored one must have the same
+    bits.
+
+    Args:
+      saved: The exported model.
+      dataset: What it learned from.
+      shards: Files of the dataset.
+      raw: Name -> the value of each of their records, in their order, None where missing.
+      work: An empty folder.
+
+    Returns:
+      Name -> the output for each record.
+    """
+    described = json.loads((saved / "assets.extra" / "headrace.json").read_text())
+    info = json.loads((dataset / "dataset_info.json").read_text())
+    used = described["signatures"]["stored_features"]
+    job = {
+        "saved_model": str(saved),
+        "raw": str(work / "raw"),
+        "predictions": str(work / "predictions"),
+        "shards": [str(dataset / file) for file in shards],
+        "features": {name: entry for name, entry in info["features"].items() if name in used},
+        "missing": described.get("missing", {}),
+        "batch_size": 100,
+    }
+    (work / "raw").write_bytes(pickle.dumps(raw))
+    (work / "job.json").write_text(json.dumps(job))
+    command = [sys.executable, "-I", only_tensorflow.__file__, str(work / "job.json")]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=work, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    (num_records,) = {len(values) for values in raw.values()}
+    assert json.loads(ended.stdout.splitlines()[-1]) == {
+        "records": num_records,
+        "stored": num_records,
+        "different": {"raw": 0, "examples": 0},
+        "imported": [],
+    }
+    return pickle.loads((work / "predictions").read_bytes())

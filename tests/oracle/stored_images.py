@@ -1,12 +1,16 @@
 """Small image datasets whose records say which file they come from."""
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from beam_jobs.config import load_spec
+from beam_jobs.run import run
 from oracle import records
 
 SPEC = """\
@@ -86,6 +90,24 @@ def read(folder: Path) -> Stored:
             for label, data in zip(columns["label"], columns["image"], strict=True):
                 values[int(manifest["label"]["classes"][label])] = data
     return Stored(folder, manifest, values)
+
+
+def made_once(folder: Path, options: Mapping[str, str]) -> Callable[[str], Stored]:
+    """Returns what gives the dataset with these options of its image, by name, made once.
+
+    Args:
+      folder: Where the images lie, and the datasets will.
+      options: Name -> lines of the spec's [features.image].
+    """
+
+    @functools.cache
+    def dataset(name: str) -> Stored:
+        spec, out = folder / f"{name}.toml", folder / f"out-{name}"
+        spec.write_text(SPEC.format(options=options[name], output=""))
+        run(load_spec(str(spec)), str(out))
+        return read(out)
+
+    return dataset
 
 
 def served(folder: Path, paths: list[Path], batch_size: int = 7) -> list[np.ndarray]:
