@@ -39,12 +39,13 @@ def commit_table(
         for (split, name), found in summary.beside.items()
         if split == "train" and name not in summary.classes
     }
-    for name, feature in job.spec.texts.items():
-        if feature.tokenizer is None and earlier is None:
+    for name, entry in features.items():
+        if "vocabulary_file" in entry and earlier is None:
             known = found.statistics[name]
             weights = None if known.idf is None else known.idf.tolist()
-            data = dataset_info.vocabulary(feature, known.vocabulary or (), weights)
-            files.write(files.join(job.output, dataset_info.vocabulary_file(name)), data)
+            tokens = known.vocabulary or ()
+            data = dataset_info.vocabulary(job.spec.columns[name], tokens, weights)
+            files.write(files.join(job.output, entry["vocabulary_file"]), data)
     read, rejected = summary.read, summary.rejected
     _publish(results, job, transform, read, rejected, features, found.classes, statistics, of_train)
 

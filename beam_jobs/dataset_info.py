@@ -13,7 +13,18 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
 from beam_jobs import keys, labels, splits
-from beam_jobs.config import LABEL, SPLITS, WEIGHT, Date, Label, Spec, Text, Weight
+from beam_jobs.config import (
+    LABEL,
+    SPLITS,
+    WEIGHT,
+    Column,
+    Date,
+    Label,
+    Spec,
+    Tabular,
+    Text,
+    Weight,
+)
 from beam_jobs.config_dates import PARTS
 from beam_jobs.config_text import PADDING, UNKNOWN
 from beam_jobs.shards import ShardInfo
@@ -193,30 +204,39 @@ def date_entries(name: str, feature: Date) -> dict[str, Any]:
     return entries
 
 
-def text_entry(name: str, feature: Text) -> dict[str, Any]:
+def text_entry(feature: Text) -> dict[str, Any]:
     """Returns what the manifest says of the output of a text beside `column_entry`."""
     entry: dict[str, Any] = {"normalized": True}
     if not feature.is_sparse:
         entry["shape"] = [feature.output_sequence_length]
-    if feature.tokenizer is not None:
-        return entry | {"tokenizer": feature.tokenizer}
-    return entry | {"vocabulary_file": vocabulary_file(name)}
+    return entry if feature.tokenizer is None else entry | {"tokenizer": feature.tokenizer}
+
+
+def has_vocabulary(feature: Tabular) -> bool:
+    """Whether a feature has a vocabulary of its own, which no tokenizer's model holds."""
+    if isinstance(feature, Text):
+        return feature.tokenizer is None
+    return isinstance(feature, Column) and feature.last_step == "compute_and_apply_vocabulary"
 
 
 def vocabulary_file(name: str) -> str:
-    """Returns the file of a text's vocabulary in the dataset folder."""
+    """Returns the file of a feature's vocabulary in the dataset folder."""
     return f"vocabulary-{urllib.parse.quote(name, safe='')}.json"
 
 
-def vocabulary(feature: Text, tokens: Sequence[bytes], idf: Sequence[float] | None) -> bytes:
-    """Returns what a text's vocabulary file says: tokens by index, as Keras' get_vocabulary.
+def vocabulary(feature: Tabular, tokens: Sequence[bytes], idf: Sequence[float] | None) -> bytes:
+    """Returns what a vocabulary file says: tokens by index, of a text as Keras' get_vocabulary.
+
+    The OOV buckets of a string come behind the last one, and are not in it.
 
     Args:
       feature: What the spec says of it.
       tokens: Those after the special ones.
       idf: The weight of each index, for tf-idf.
     """
-    special = [UNKNOWN] if feature.is_sparse else [PADDING, UNKNOWN]
+    special: list[str] = []
+    if isinstance(feature, Text):
+        special = [UNKNOWN] if feature.is_sparse else [PADDING, UNKNOWN]
     said: dict[str, Any] = {"vocabulary": special + [token.decode() for token in tokens]}
     if idf is not None:
         said["idf_weights"] = list(idf)

@@ -659,7 +659,9 @@ def feature_entries(spec: Spec, statistics: Statistics) -> dict[str, Any]:
         if found.depth is not None:
             entry |= {"shape": [found.depth], "stored_as": "sparse"}
         if isinstance(feature, Text):
-            entry |= dataset_info.text_entry(name, feature)
+            entry |= dataset_info.text_entry(feature)
+        if dataset_info.has_vocabulary(feature):
+            entry["vocabulary_file"] = dataset_info.vocabulary_file(name)
         entry["raw_statistics"] = analysis.raw_statistics(found.raw)
         if found.seen is not None and _is_told(feature):
             entry["statistics"] = analysis.seen_statistics(found.seen)

@@ -180,15 +180,17 @@ def _array_fault(data: bytes, listed: ArrayFile) -> str | None:
 
 
 def _vocabulary_fault(data: bytes, feature: Feature) -> str | None:
-    """Returns what is wrong with the vocabulary of a text, or None."""
+    """Returns what is wrong with a vocabulary, or None."""
     try:
         found = Vocabulary.model_validate_json(data)
     except pydantic.ValidationError:
         return "is no vocabulary: a JSON object that has a list of tokens, and perhaps of weights"
     is_sparse = feature.stored_as == "sparse"
     size = (feature.shape[0] if is_sparse else feature.num_categories) or 0
+    # Sparse texts may be padded, and a string has OOV buckets.
+    may_be_less = is_sparse or not feature.shape
     num_tokens, weights = len(found.vocabulary), found.idf_weights
-    if num_tokens > size or (num_tokens < size and not is_sparse):  # pad_to_max_tokens is sparse.
+    if num_tokens > size or (num_tokens < size and not may_be_less):
         return f"holds {num_tokens} tokens, but {MANIFEST} says {size}"
     if weights is not None and len(weights) != size:
         return f"holds {len(weights)} weights, but {MANIFEST} says {size}"
