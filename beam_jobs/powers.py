@@ -39,10 +39,13 @@ def learn(values: np.ndarray, counts: np.ndarray, of_positive: bool) -> dict[str
         while low < (power := (low + high) / 2) < high:
             is_below = _slope(power, size, sign, weights) > 0
             low, high = (power, high) if is_below else (low, power)
-    y, _ = _transformed(power, size, sign)
-    mean = float((weights * y).sum())
-    std = float(np.sqrt((weights * (y - mean) ** 2).sum()))
-    std = std if values.size > 1 and std else 1.0
+    if values.size == 1:  # As the graph has it, whose log is not NumPy's: less itself it is 0.
+        given, one, zero = (tf.constant(number, tf.float64) for number in (values, 1, 0))
+        mean, std = float(apply(given, one, zero, of_positive)[0]), 1.0
+    else:
+        y, _ = _transformed(power, size, sign)
+        mean = float((weights * y).sum())
+        std = float(np.sqrt((weights * (y - mean) ** 2).sum())) or 1.0
     return {"lambda": power, "center": float(sign[0]) * center, "mean": mean, "std": std}
 
 

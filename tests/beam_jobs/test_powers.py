@@ -90,6 +90,15 @@ def test_values_of_any_size_leave_lambda_finite():
     assert powers.learn(np.array([5.0]), np.array([9]), True)["lambda"] == 1
 
 
+@pytest.mark.parametrize("of_positive", [False, True])
+def test_a_constant_is_0(of_positive):
+    values = np.concatenate([RNG.lognormal(0, 20, 300), np.arange(1, 100) / 7])
+    values = values if of_positive else np.concatenate([values, -values])
+    for value in values:
+        learned = powers.learn(np.array([value]), np.array([9]), of_positive)
+        assert learned["lambda"] == 1 and _scores(np.array([value]), learned, of_positive) == [0]
+
+
 def _inverse(values):
     return tukey.inverse(values, *_constants(0.3, 0.7))
 
