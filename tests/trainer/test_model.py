@@ -7,8 +7,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from trainer import dataset_info, evaluate, model, train
+from trainer import dataset_info, evaluate, export, model, model_folder, train
 from trainer.errors import UsageError
 from trainer.input_pipeline import Options, load
 from trainer.networks import images, tables
@@ -254,6 +255,41 @@ def test_plain_integers_of_another_range_are_numbers(info, statistics):
     feature = _INTEGER | {"raw_statistics": statistics}
     network = model.build(info([{"n": i % 2, "label": 0} for i in range(4)], {"n": feature}))
     assert not [x for x in network.layers if isinstance(x, keras.layers.Embedding)]
+
+
+@pytest.mark.filterwarnings("error:When providing `inputs`:UserWarning")
+def test_a_feature_may_have_any_name(tmp_path, write_dataset):
+    """Also one that TensorFlow takes for no scope, or that Keras gives a layer by itself."""
+    indices = ["age of car", "größe", "_x", "a/b", "a_b", "A", "a", "日本", "/", "x" * 300]
+    numbers = ["a_embedding", "a_b_input", "dense", "add_1", "clip", "%", "concatenate", "reshape"]
+    rng = np.random.default_rng(5)
+    records = [
+        {name: int(rng.integers(0, 4)) for name in indices}
+        | {name: float(rng.normal()) for name in numbers}
+        | {"label": i % 3}
+        for i in range(60)
+    ]
+    index = _INTEGER | {"normalized": True, "num_categories": 4}
+    features = dict.fromkeys(indices, index) | dict.fromkeys(numbers, _NUMBER)
+    folder = write_dataset(tmp_path / "data", {"train": records}, features, _CLASS)
+    keras.backend.clear_session()  # As in a new process, where layers are counted from 0.
+    trained = tmp_path / "model"
+    train.train(folder, trained, epochs=1, batch_size=20, verbose=False)
+    network = model_folder.load(str(trained))
+    assert {*network.input} == {*indices, *numbers}
+    given = {name: np.array([record[name] for record in records]) for name in features}
+    before = network.predict(given, verbose=0)
+    for name in features:  # Each counts as itself.
+        moved = network.predict(given | {name: given[name][::-1]}, verbose=0)
+        assert not np.array_equal(moved, before), name
+    told = export.export(trained, tmp_path / "saved", str(folder))
+    served = tf.saved_model.load(tmp_path / "saved").signatures["serving_default"]
+    dtypes = {name: "int64" if name in indices else "float32" for name in features}
+    raw = {
+        told.renamed.get(name, name): values.astype(dtypes[name]) for name, values in given.items()
+    }
+    found = served(**{name: tf.constant(values) for name, values in raw.items()})
+    np.testing.assert_allclose(found["probabilities"], before, atol=1e-6)
 
 
 @pytest.mark.parametrize(
