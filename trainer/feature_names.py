@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 _LAYER = re.compile(
     r"(add|clip|concatenate|conv1d|cos|dense|dropout|einsum_dense|flatten|global_max_pooling1d|"
     r"layer_normalization|max_pooling1d|mod|normalization|rescaling|reshape|sin|"
-    r"spatial_dropout1d)(_[0-9]+)?|.*_(backbone|embedding|input|normalized)"
+    r"spatial_dropout1d)(_[0-9]+)?|.*_(backbone|embedding|input|normalized|output)"
 )
 
 
@@ -34,6 +34,11 @@ def identifiers(names: Iterable[str]) -> dict[str, str]:
 def of_input(name: str, identifier: str) -> str:
     """Returns what a model's input is called: as its feature, unless another layer may be so."""
     return f"{identifier}_input" if "/" in name or _LAYER.fullmatch(name) else name
+
+
+def of_output(name: str | None) -> str | None:
+    """Returns what the layer is called that gives one of several labels."""
+    return f"{name}_output" if name and _LAYER.fullmatch(name) else name
 
 
 @contextlib.contextmanager

@@ -135,6 +135,7 @@ def _is_sequence(feature: Feature) -> bool:
 
 def _head(x: keras.KerasTensor, label: Label, name: str | None = None) -> keras.KerasTensor:
     """Turns (batch, units) into what the label's type asks for; Keras names losses by the layer."""
+    name = feature_names.of_output(name)
     if label.type in ("class", "multi_label"):
         activation = "softmax" if label.type == "class" else "sigmoid"
         return keras.layers.Dense(len(label.classes), activation, name=name, dtype="float32")(x)

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import math
 import os
 import subprocess
@@ -261,7 +262,17 @@ def test_plain_integers_of_another_range_are_numbers(info, statistics):
 def test_a_feature_may_have_any_name(tmp_path, write_dataset):
     """Also one that TensorFlow takes for no scope, or that Keras gives a layer by itself."""
     indices = ["age of car", "größe", "_x", "a/b", "a_b", "A", "a", "日本", "/", "x" * 300]
-    numbers = ["a_embedding", "a_b_input", "dense", "add_1", "clip", "%", "concatenate", "reshape"]
+    numbers = [
+        "a_embedding",
+        "a_b_input",
+        "dense_output",
+        "dense",
+        "add_1",
+        "clip",
+        "%",
+        "concatenate",
+        "reshape",
+    ]
     rng = np.random.default_rng(5)
     records = [
         {name: int(rng.integers(0, 4)) for name in indices}
@@ -290,6 +301,20 @@ def test_a_feature_may_have_any_name(tmp_path, write_dataset):
     }
     found = served(**{name: tf.constant(values) for name, values in raw.items()})
     np.testing.assert_allclose(found["probabilities"], before, atol=1e-6)
+
+
+def test_a_label_may_be_called_as_a_layer_of_the_network(info):
+    records = [{"n": float(i), "label": i % 3} for i in range(6)]
+    one = info(records, {"n": _NUMBER})
+    labels = dict.fromkeys(["dense", "add", "kind"], one.label)
+    several = dataclasses.replace(one, label=None, labels=labels)
+    keras.backend.clear_session()  # As in a new process, where layers are counted from 0.
+    network = model.build(several)
+    model.compile_for(network, several, keras.optimizers.SGD())
+    given = {"n": np.arange(6.0)}
+    history = network.fit(given, dict.fromkeys(labels, np.arange(6) % 3), verbose=0).history
+    assert {"dense_accuracy", "add_accuracy", "kind_accuracy"} <= history.keys()
+    assert network.predict(given, verbose=0).keys() == labels.keys()
 
 
 @pytest.mark.parametrize(
