@@ -225,6 +225,8 @@ def test_vectors_are_scaled_element_by_element(said, transforms, mean, std):
             )
         ],
         ({"statistics": _FOUND}, ["scale_to_z_score"], (0.0, 1.0)),
+        ({"raw_statistics": {"min": 1995, "max": 2023}}, [], (2009.0, 7.0)),
+        ({"raw_statistics": {"min": 2020, "max": 2020}}, [], (2020.0, 1.0)),
         ({"statistics": _FOUND}, ["scale_to_0_1"], (0.25, 0.25)),
         ({"statistics": _FOUND | {"std": 0.0, "max": 10.0}}, ["scale_to_0_1"], (20.0, 1.0)),
     ],
