@@ -72,8 +72,8 @@ def stored_scale(feature: Feature) -> tuple[float, float]:
     Of logarithms alone, and of years, the manifest only tells the ends: their middle, and a quarter
     of what is between them. Where it tells nothing (0 or 1 for what was missing), and of steps that
     give numbers about 1 wide, they are 0 and 1, and the number is taken as it is. What never varies
-    has the standard deviation 1. `feature` is a number, or a list whose numbers have their statistics
-    in common.
+    has the standard deviation 1. `feature` is a number, or a list whose numbers have their
+    statistics in common.
     """
     step = next((name for name in feature.transforms if name not in _STATELESS), None)
     found = feature.statistics or feature.raw_statistics
