@@ -467,8 +467,6 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "Spec":
-        if LABEL in self.features:
-            raise ValueError("a feature may not be called label: the target is stored under it")
         self._check_labels()
         for name, feature in self.features.items():
             for suffix, what in _companions(feature):
@@ -502,7 +500,7 @@ class Spec(Section):
                 raise ValueError(f"{name} is a feature and a label. Call one of them another")
             if label.from_ or label.pattern:
                 raise ValueError(f"labels.{name}: takes a column or an expression")
-        for name in self.beside_features:
+        for name in (LABEL, *self.beside_features):
             if name in self.features:
                 what = "weight" if name == WEIGHT else "target"
                 raise ValueError(

@@ -167,7 +167,8 @@ class Column(Section):
             raise ValueError(f"output_min must be less than output_max, but is {least} and {most}")
         if any(low >= high for low, high in itertools.pairwise(self.boundaries or ())):
             raise ValueError(f"boundaries must ascend, but are {list(self.boundaries or ())}")
-        self._check_float32("boundaries", self.boundaries or () if self.dtype == "float32" else ())
+        for option in ("clip_min", "clip_max", "output_min", "output_max", "boundaries"):
+            self._check_float32(option)
         indexing = [name for name, step in STEPS.items() if step.gives == "int64"]
         if self.is_sparse and self.last_step not in indexing:
             raise ValueError(
@@ -208,9 +209,10 @@ class Column(Section):
             raise ValueError("indicator needs a missing policy that keeps the record")
         return self
 
-    def _check_float32(self, option: str, numbers: tuple[int | float, ...]) -> None:
-        for number in numbers:
-            if not math.isfinite(float32(number)):
+    def _check_float32(self, option: str) -> None:
+        said = getattr(self, option)
+        for number in said if isinstance(said, tuple) else (said,):
+            if number is not None and not math.isfinite(float32(number)):
                 raise ValueError(f"{option} must fit float32, but holds {number}")
 
     def _check_constant(self, number: int | float) -> None:

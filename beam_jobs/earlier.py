@@ -3,10 +3,13 @@
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from beam_jobs import (
     dataset_info,
@@ -89,6 +92,16 @@ class Earlier:
         """Returns the tokens of a text, special ones included."""
         return json.loads(self.beside[dataset_info.vocabulary_file(name)])["vocabulary"]
 
+    def statistics(self, name: str) -> dict[str, np.ndarray]:
+        """Returns what the manifest, or a file beside it, says of the elements of a vector."""
+        said = self.info["features"][name]["statistics"]
+        return {
+            key: np.load(io.BytesIO(self.beside[of["file"]]))
+            if isinstance(of, dict)
+            else np.array(of)
+            for key, of in said.items()
+        }
+
     def features(self, spec: Spec, novelty: _Novelty, splits: list[str]) -> dict[str, Any]:
         """Returns the entries of its features for the manifest of the later dataset.
 
@@ -128,7 +141,7 @@ def novelties(spec: Spec) -> dict[str, str]:
             found[name] = OUT_OF_VOCABULARY
         elif feature.dtype != "string":
             found[name] = OUT_OF_RANGE
-    return found
+    return found | dict.fromkeys(spec.vectors, OUT_OF_RANGE)
 
 
 def find(folder: str, spec: Spec, output: str) -> Earlier:

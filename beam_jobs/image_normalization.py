@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from beam_jobs import functions
+from beam_jobs import chance, functions
 from beam_jobs.config import Image
 from beam_jobs.errors import SpecError
 
@@ -25,12 +25,6 @@ DTYPES = {
 }
 _FACTOR_BITS = 45  # With the 8 of a pixel 53, so that a product is exact.
 _MIDDLE = 128
-_UNFIT_OPS = {
-    "PyFunc", "PyFuncStateless", "EagerPyFunc", "RandomUniform", "RandomUniformInt",
-    "RandomStandardNormal", "TruncatedNormal", "RandomShuffle", "RandomGamma", "RandomPoissonV2",
-    "Multinomial", "StatefulUniform", "StatefulUniformInt", "StatefulStandardNormalV2",
-    "StatefulTruncatedNormal", "StatefulRandomBinomial",
-}  # fmt: skip
 
 
 def per_pixel(image: Image, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -180,12 +174,7 @@ def function_batch(name: str, folder: str, shape: tuple[int, int, int]) -> Calla
             f"{key}: {name} cannot be traced by TensorFlow: {functions.said(error)}. It takes a "
             f"tensor, uint8 {shape}, and has to be made of TensorFlow ops."
         ) from error
-    wrong = sorted(_op_names(made.graph.as_graph_def()) & _UNFIT_OPS)
-    if wrong:
-        raise SpecError(
-            f"{key}: {name} must give the same values wherever it runs, but uses {wrong[0]}. Make "
-            "it of TensorFlow ops without chance; random changes are the trainer's."
-        )
+    chance.refuse(made.graph.as_graph_def(), f"{key}: {name}")
     return made
 
 
@@ -236,9 +225,3 @@ def function_digest(made: Any) -> str:
     for value in (*captured, *made.graph.variables):
         found.update(tf.io.serialize_tensor(value).numpy())
     return found.hexdigest()
-
-
-def _op_names(graph: Any) -> set[str]:
-    """Returns the ops of a graph and of the functions in it."""
-    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
-    return {node.op for body in bodies for node in body}

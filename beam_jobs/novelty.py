@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_jobs import text
+from beam_jobs import text, vectors
 from beam_jobs.config import SPLITS, Column, Date, Sparse, Spec, Text
 from beam_jobs.config_text import PADDING
 from beam_jobs.earlier import OUT_OF_RANGE, Earlier, novelties
@@ -20,6 +20,8 @@ _Apply = Callable[[Sequence[str]], Mapping[str, pa.Array]]
 def count(records: Records, spec: Spec, earlier: Earlier, apply: _Apply) -> Counter:
     """Counts, by split and feature: numbers out of range, strings and tokens out of vocabulary.
 
+    Of a vector each number counts, what stands in for a missing one, too.
+
     Args:
       records: Later ones, as they are kept.
       spec: Theirs.
@@ -29,6 +31,10 @@ def count(records: Records, spec: Spec, earlier: Earlier, apply: _Apply) -> Coun
     found: Counter[tuple[str, str]] = Counter()
     indices = apply(_indexed(spec))
     for name, kind in novelties(spec).items():
+        if name in spec.vectors:
+            counts = _out_of_vector(records, name, spec, earlier)
+            found.update({(split, name): int(n) for split, n in zip(SPLITS, counts, strict=True)})
+            continue
         feature, entry = spec.columns[name], earlier.info["features"][name]
         column = records.raw.column(str(feature.column))
         if isinstance(feature, Date | Sparse):
@@ -79,6 +85,18 @@ def _out_of_range(column: pa.Array, seen: Mapping[str, Any]) -> np.ndarray:
         pc.greater(column, pa.scalar(seen["max"], wide)),
     )
     return pc.fill_null(outside, False).to_numpy(zero_copy_only=False)
+
+
+def _out_of_vector(records: Records, name: str, spec: Spec, earlier: Earlier) -> np.ndarray:
+    """Returns how many numbers lie outside what train has in their place: (len(SPLITS),)."""
+    vector, column, seen = spec.vectors[name], spec.column_of(name), earlier.statistics(name)
+    numbers, splits = vectors.matrix(records.raw, column, vector), records.splits
+    if vector.is_ragged:
+        splits = np.repeat(splits, vectors.lengths_of(records.raw.column(column)))
+    is_new = np.ones_like(numbers, bool)
+    if "min" in seen:
+        is_new = (numbers < seen["min"]) | (numbers > seen["max"])
+    return np.bincount(splits, is_new.sum(axis=1), len(SPLITS))
 
 
 def _unknown_tokens(texts: pa.StringArray, name: str, feature: Text, earlier: Earlier) -> int:

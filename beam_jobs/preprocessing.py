@@ -252,28 +252,48 @@ def _transform(
         if feature.indicator:
             absent = tf.zeros_like(outputs[name], tf.int64) if is_missing is None else is_missing
             outputs[f"{name}_missing"] = tf.cast(absent, tf.int64)
-    if isinstance(feature, Date):
-        parts = dates.features(outputs[name], feature)
-        return {f"{name}{ending}": values for ending, values in parts.items()}
-    if isinstance(feature, Text):
-        return {name: text.vectorized(outputs[name], feature, known.get(name, {}))}
-    if isinstance(feature, Sparse):
-        return {name: vector_graph.entries(outputs[name], feature)}
     if len(features) == 1:
-        mine, step = known.get(name, {}), steps.of(feature)
-        if step is not None and feature.key is not None:
-            mine = step.of_records(mine, inputs[feature.key])
-        apply = _string if feature.dtype == "string" else _number
-        values = apply(feature, outputs[name], mine)
-        made = _one_hot(values, known[name]["depth"]) if feature.is_sparse else values
-        return outputs | {name: made}
+        ((name, feature),) = features.items()
+        return outputs | _alone(name, feature, outputs[name], inputs, known.get(name, {}))
+    return outputs | _together(features, outputs, known)
+
+
+def _alone(
+    name: str,
+    feature: Tabular,
+    values: tf.Tensor,
+    inputs: Inputs,
+    known: Mapping[str, tf.Tensor],
+) -> dict[str, tf.Tensor]:
+    """Returns what becomes of the values of a feature, (batch_size,)."""
+    if isinstance(feature, Date):
+        return {f"{name}{end}": part for end, part in dates.features(values, feature).items()}
+    if isinstance(feature, Text):
+        return {name: text.vectorized(values, feature, known)}
+    if isinstance(feature, Sparse):
+        return {name: vector_graph.entries(values, feature)}
+    mine, step = known, steps.of(feature)
+    if step is not None and feature.key is not None:
+        mine = step.of_records(known, inputs[feature.key])
+    apply = _string if feature.dtype == "string" else _number
+    made = apply(feature, values, mine)
+    return {name: _one_hot(made, known["depth"]) if feature.is_sparse else made}
+
+
+def _together(
+    features: Mapping[str, Any],
+    filled: Mapping[str, tf.Tensor],
+    known: Mapping[str, Mapping[str, tf.Tensor]],
+) -> dict[str, tf.Tensor]:
+    """Returns what becomes of the values of columns of numbers that are alike, filled in."""
+    name, feature = next(iter(features.items()))
     rows = {
         key: tf.expand_dims(tf.stack([known[other][key] for other in features]), 1)
         for key in known.get(name, {})
         if key != "fill"
     }
-    numbers = _number(feature, tf.stack([outputs[other] for other in features]), rows)
-    return outputs | dict(zip(features, tf.unstack(numbers, len(features)), strict=True))
+    numbers = _number(feature, tf.stack([filled[other] for other in features]), rows)
+    return dict(zip(features, tf.unstack(numbers, len(features)), strict=True))
 
 
 def _filled(

@@ -645,6 +645,14 @@ def _is_told(feature: Tabular) -> bool:
     return feature.last_step is not None or bool({*feature.transforms} - {"log1p"})
 
 
+def _years(raw: Numbers, feature: Date) -> dict[str, int]:
+    """Returns the first and the last year that train has: no other part has ends of its own."""
+    told = (raw.min, raw.max, feature.fill if raw.missing else None)
+    ends = [int(end) for end in told if end is not None]
+    found = np.array(ends, "datetime64[us]").astype("datetime64[Y]").astype(np.int64) + 1970
+    return {"min": int(found.min()), "max": int(found.max())} if ends else {}
+
+
 def feature_entries(spec: Spec, statistics: Statistics) -> dict[str, Any]:
     """Returns what the manifest says of each stored feature."""
     entries: dict[str, Any] = {}
@@ -652,6 +660,8 @@ def feature_entries(spec: Spec, statistics: Statistics) -> dict[str, Any]:
         found = statistics[name]
         if isinstance(feature, Date):
             entries |= dataset_info.date_entries(name, feature)
+            if "year" in feature.parts:
+                entries[f"{name}_year"]["raw_statistics"] = _years(found.raw, feature)
             continue
         entry = dataset_info.column_entry(
             feature.output_dtype, analysis.num_categories(feature, found), bool(feature.transforms)

@@ -13,7 +13,7 @@ import tensorflow_transform.beam as tft_beam
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from beam_jobs import dataset_info, files, functions, preprocessing, saved_transform
+from beam_jobs import chance, dataset_info, files, functions, preprocessing, saved_transform
 from beam_jobs.config import LABEL, Spec
 from beam_jobs.errors import DataError, SpecError
 from beam_jobs.saved_transform import SavedTransform
@@ -85,6 +85,9 @@ def _made(spec: Spec, statistics: beam.PCollection | None) -> _PreprocessingFn:
             raise SpecError(f"{KEY}: must return a dict of tensors, but returned {outputs!r}.")
         for name in outputs:
             _check_name(name, spec)
+        chance.refuse(
+            tf.compat.v1.get_default_graph().as_graph_def(), f"{KEY}: {spec.preprocessing_fn}"
+        )
         return {name: _stored(name, tensor) for name, tensor in outputs.items()}
 
     return preprocess

@@ -163,6 +163,7 @@ def test_every_record_of_a_table(tmp_path):
     assert info["rejected"] == {"unparsable_start": 4}
     assert info["features"]["start_month"]["num_categories"] == 13
     assert "num_categories" not in info["features"]["start_year"]
+    assert info["features"]["start_year"]["raw_statistics"] == {"min": 1, "max": 9999}
     dtypes = {name: entry["dtype"] for name, entry in info["features"].items()}
     (shard,) = (tmp_path / "data").glob("*.tfrecord")
     stored = records.parsed(shard, dtypes)

@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from oracle.command import headrace
 
@@ -112,3 +113,58 @@ def test_another_preprocessing_fn_is_another_transform(earlier, tmp_path):
     done = headrace("run", spec, *words)
     assert (done.returncode, done.stdout.count("\n")) == (2, 1), done.stdout
     assert "preprocessing_fn is None there, but 'sales_steps:steps' in the spec" in done.stdout
+
+
+def _vectors(folder: Path, name: str, records, features: str) -> Path:
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / f"{name}.jsonl").write_text(lines)
+    source = f'[source]\nformat = "jsonl"\npaths = {{ {name} = ["{name}.jsonl"] }}\n'
+    (folder / f"{name}.toml").write_text(f'name = "{name}"\n{source}{features}')
+    return folder / f"{name}.toml"
+
+
+def test_numbers_of_vectors_that_train_never_held_are_counted(tmp_path):
+    rng = np.random.default_rng(2)
+
+    def made(count: int, scale: float) -> list[dict]:
+        return [
+            {
+                "pair": (scale * rng.normal(size=2)).tolist(),
+                "x": int(rng.integers(0, 50 * scale)),
+                "y": int(rng.integers(-9, 9)),
+                "some": (scale * rng.normal(size=rng.integers(0, 4))).tolist(),
+                "large": (scale * rng.normal(size=5_000)).tolist(),
+            }
+            for _ in range(count)
+        ]
+
+    kinds = {
+        "pair": 'size = 2\ntransform = ["scale_to_z_score", "pca"]\noutput_dim = 1',
+        "both": 'columns = ["x", "y"]\ndtype = "int64"',
+        "some": 'transform = "center"',
+        "large": "size = 5000",
+    }
+    features = "".join(f'[features.{n}]\ntype = "vector"\n{said}\n' for n, said in kinds.items())
+    old, new = made(60, 1), made(30, 2)
+    done = headrace("run", _vectors(tmp_path, "train", old, features), "--output", tmp_path / "old")
+    assert done.returncode == 0, done.stdout
+    spec, before = _vectors(tmp_path, "test", new, features), tmp_path / "old"
+    done = headrace("run", spec, "--transform-from", before, "--output", tmp_path / "new")
+    assert done.returncode == 0, done.stdout
+
+    def outside(before, after) -> int:
+        before, after = (np.array(values, np.float32) for values in (before, after))
+        return int(((after < before.min(0)) | (after > before.max(0))).sum())
+
+    both = [[[record["x"], record["y"]] for record in records] for records in (old, new)]
+    some = [sum((record["some"] for record in records), []) for records in (old, new)]
+    expected = {
+        "pair": outside(*([record["pair"] for record in records] for records in (old, new))),
+        "large": outside(*([record["large"] for record in records] for records in (old, new))),
+        "both": outside(*both),
+        "some": outside(*some),
+    }
+    assert min(expected.values()) > 0
+    info = json.loads((tmp_path / "new" / "dataset_info.json").read_text())
+    found = {name: info["features"][name].get("out_of_range") for name in kinds}
+    assert found == {name: {"test": count} for name, count in expected.items()}

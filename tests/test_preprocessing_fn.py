@@ -45,6 +45,17 @@ def sparse(inputs):
 def unknown(inputs):
     return {"words": tf.strings.split(inputs["town"]).to_tensor()}
 
+@tf.function
+def noisy(age):
+    return age + tf.random.truncated_normal(tf.shape(age))
+
+def by_chance(inputs):
+    return {"age": noisy(inputs["age"])}
+
+def by_numpy(inputs):
+    age = tft.apply_pyfunc(lambda x: x, tf.float32, False, "same", inputs["age"])
+    return {"age": tf.ensure_shape(age, [None])}
+
 def label(inputs):
     return {"label": inputs["age"]}
 
@@ -296,6 +307,12 @@ def test_any_analyzers_find_their_statistics(tmp_path, called, features):
         ("people_steps:nothing", 2, "must return a dict of tensors, but returned None."),
         ("people_steps:sparse", 2, "'words' must be dense, (batch_size,) or (batch_size, n)"),
         ("people_steps:unknown", 2, "but is a tensor of shape (None, None). Use tf.sparse.to_de"),
+        (
+            "people_steps:by_chance",
+            2,
+            "the same values wherever it runs, but uses TruncatedNormal.",
+        ),
+        ("people_steps:by_numpy", 2, "the same values wherever it runs, but uses PyFuncStateless."),
         ("people_steps:label", 2, "may not be called 'label': a label or the weight is stored un"),
         ("people_steps:weight", 2, "may not be called 'weight': a label or the weight is stored u"),
         (

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import model_dataset, model_folder, predictions
+from trainer import feature_names, model_dataset, model_folder, predictions
 from trainer.dataset_info import DatasetInfo
 from trainer.errors import UsageError
 from trainer.model_dataset import ModelDataset
@@ -215,7 +214,9 @@ def _tables(network: keras.Model) -> list[Any]:
 
 def _signatures(served: Served) -> tuple[dict[str, tf.types.experimental.ConcreteFunction], dict]:
     """Returns the functions to export, and the names that they had to change."""
-    arguments = _arguments([*served.features, *(served.raw.dtypes if served.raw else ())])
+    arguments = feature_names.identifiers(
+        [*served.features, *(served.raw.dtypes if served.raw else ())]
+    )
     signatures = {STORED: _traced(served.of_stored, served.features, arguments)}
     if served.raw:
         shapes, dtypes = served.raw.shapes, served.raw.dtypes
@@ -244,24 +245,6 @@ def _traced(
         return function({name: inputs[arguments[name]] for name in specs})
 
     return tf.function(renamed, [given], autograph=False).get_concrete_function()
-
-
-def _arguments(names: Iterable[str]) -> dict[str, str]:
-    """Returns a name for each that a signature's input can have: ASCII letters, digits, `_`.
-
-    TensorFlow fails on others, or changes them, and takes `a` and `A` for one.
-    """
-    arguments: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        safe = re.sub(r"[^0-9A-Za-z_]", "_", name)
-        safe = safe if re.match(r"[A-Za-z]", safe) and safe != "self" else f"arg_{safe}"
-        taken = {other.lower() for other in arguments.values()}
-        unique, number = safe, 1
-        while unique.lower() in taken:
-            number += 1
-            unique = f"{safe}_{number}"
-        arguments[name] = unique
-    return arguments
 
 
 def _description(

@@ -1,9 +1,11 @@
 """A sensible Keras model for the features of a dataset, made of Keras' own layers only."""
 
+import dataclasses
 from typing import Any
 
 import keras
 
+from trainer import feature_names
 from trainer.dataset_info import DatasetInfo, Feature, Label
 from trainer.errors import UsageError
 from trainer.networks import images, sequences, tables
@@ -55,10 +57,14 @@ def build(
             f"has none among its features ({', '.join(info.features)})."
         )
     num_examples = info.split("train").num_examples
-    inputs = {f.name: keras.Input(f.shape, name=f.name, dtype=f.dtype) for f in features}
+    own = feature_names.identifiers(f.name for f in features)
+    called = {name: feature_names.of_input(name, own[name]) for name in own}
+    inputs = {f.name: keras.Input(f.shape, name=called[f.name], dtype=f.dtype) for f in features}
+    tensors = {own[name]: tensor for name, tensor in inputs.items()}
+    features = [dataclasses.replace(f, name=own[f.name]) for f in features]  # Layers are called so.
     towers = []
     for feature in features:
-        tensor = inputs[feature.name]
+        tensor = tensors[feature.name]
         if feature.is_image and backbone:
             towers.append(images.backbone_tower(tensor, feature, backbone, is_moved=is_moved))
         elif feature.is_image:
@@ -67,12 +73,15 @@ def build(
             towers.append(sequences.tower(tensor, feature))
     table = [f for f in features if not f.is_image and not _is_sequence(f)]
     if table:
-        towers.append(tables.tower(inputs, table, num_examples))
+        towers.append(tables.tower(tensors, table, num_examples))
     x = tables.concatenated(towers)
-    if info.label is not None:
-        return keras.Model(inputs, _head(x, info.label), name="headrace")
-    heads = {name: _head(x, label, name) for name, label in labels.items()}
-    return keras.Model(inputs, heads, name="headrace")
+    heads: Any = (
+        _head(x, info.label)
+        if info.label is not None
+        else {name: _head(x, label, name) for name, label in labels.items()}
+    )
+    with feature_names.may_differ():
+        return keras.Model(inputs, heads, name="headrace")
 
 
 def compile_for(
@@ -126,6 +135,7 @@ def _is_sequence(feature: Feature) -> bool:
 
 def _head(x: keras.KerasTensor, label: Label, name: str | None = None) -> keras.KerasTensor:
     """Turns (batch, units) into what the label's type asks for; Keras names losses by the layer."""
+    name = feature_names.of_output(name)
     if label.type in ("class", "multi_label"):
         activation = "softmax" if label.type == "class" else "sigmoid"
         return keras.layers.Dense(len(label.classes), activation, name=name, dtype="float32")(x)

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer import feature_names
 from trainer.dataset_info import DatasetInfo
 from trainer.errors import DatasetError, UsageError
 
@@ -92,7 +93,8 @@ def load(folder: str) -> keras.Model:
     if not tf.io.gfile.exists(path):
         raise UsageError(f"{folder}: holds no {MODEL_FILE}. Make one with `headrace train`.")
     try:
-        return keras.models.load_model(path)
+        with feature_names.may_differ():
+            return keras.models.load_model(path)
     except Exception as error:  # Keras raises many kinds, for damage and for unknown classes.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UsageError(f"{path}: cannot be loaded ({reason}).") from error

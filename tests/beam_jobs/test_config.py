@@ -276,6 +276,21 @@ MISTAKES = [
         },
         "features.age: clip_min must not be above clip_max, but is 2 and 1.5.",
     ),
+    *(
+        (
+            {"features/age": {"dtype": dtype, "transform": transform, option: value}},
+            f"features.age: {option} must fit float32, but holds {shown}.",
+        )
+        for dtype, transform, option, value, shown in [
+            ("float32", "clip", "clip_min", -1e39, "-1e+39"),
+            ("int64", "clip", "clip_max", 10**39, 10**39),
+            ("float32", "scale_by_min_max", "output_min", -3.5e38, "-3.5e+38"),
+            ("float32", "scale_by_min_max", "output_max", 1e39, "1e+39"),
+            ("float32", "apply_buckets", "boundaries", [0, 1e39], "1e+39"),
+            ("int64", "apply_buckets", "boundaries", [0, 1e39], "1e+39"),
+            ("int64", "apply_buckets_with_interpolation", "boundaries", [-1e39, 0], "-1e+39"),
+        ]
+    ),
     (
         {
             "features/age": {

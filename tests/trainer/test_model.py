@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import math
 import os
 import subprocess
@@ -7,8 +8,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from trainer import dataset_info, evaluate, model, train
+from trainer import dataset_info, evaluate, export, model, model_folder, train
 from trainer.errors import UsageError
 from trainer.input_pipeline import Options, load
 from trainer.networks import images, tables
@@ -223,6 +225,8 @@ def test_vectors_are_scaled_element_by_element(said, transforms, mean, std):
             )
         ],
         ({"statistics": _FOUND}, ["scale_to_z_score"], (0.0, 1.0)),
+        ({"raw_statistics": {"min": 1995, "max": 2023}}, [], (2009.0, 7.0)),
+        ({"raw_statistics": {"min": 2020, "max": 2020}}, [], (2020.0, 1.0)),
         ({"statistics": _FOUND}, ["scale_to_0_1"], (0.25, 0.25)),
         ({"statistics": _FOUND | {"std": 0.0, "max": 10.0}}, ["scale_to_0_1"], (20.0, 1.0)),
     ],
@@ -254,6 +258,65 @@ def test_plain_integers_of_another_range_are_numbers(info, statistics):
     feature = _INTEGER | {"raw_statistics": statistics}
     network = model.build(info([{"n": i % 2, "label": 0} for i in range(4)], {"n": feature}))
     assert not [x for x in network.layers if isinstance(x, keras.layers.Embedding)]
+
+
+@pytest.mark.filterwarnings("error:When providing `inputs`:UserWarning")
+def test_a_feature_may_have_any_name(tmp_path, write_dataset):
+    """Also one that TensorFlow takes for no scope, or that Keras gives a layer by itself."""
+    indices = ["age of car", "größe", "_x", "a/b", "a_b", "A", "a", "日本", "/", "x" * 300]
+    numbers = [
+        "a_embedding",
+        "a_b_input",
+        "dense_output",
+        "dense",
+        "add_1",
+        "clip",
+        "%",
+        "concatenate",
+        "reshape",
+    ]
+    rng = np.random.default_rng(5)
+    records = [
+        {name: int(rng.integers(0, 4)) for name in indices}
+        | {name: float(rng.normal()) for name in numbers}
+        | {"label": i % 3}
+        for i in range(60)
+    ]
+    index = _INTEGER | {"normalized": True, "num_categories": 4}
+    features = dict.fromkeys(indices, index) | dict.fromkeys(numbers, _NUMBER)
+    folder = write_dataset(tmp_path / "data", {"train": records}, features, _CLASS)
+    keras.backend.clear_session()  # As in a new process, where layers are counted from 0.
+    trained = tmp_path / "model"
+    train.train(folder, trained, epochs=1, batch_size=20, verbose=False)
+    network = model_folder.load(str(trained))
+    assert {*network.input} == {*indices, *numbers}
+    given = {name: np.array([record[name] for record in records]) for name in features}
+    before = network.predict(given, verbose=0)
+    for name in features:  # Each counts as itself.
+        moved = network.predict(given | {name: given[name][::-1]}, verbose=0)
+        assert not np.array_equal(moved, before), name
+    told = export.export(trained, tmp_path / "saved", str(folder))
+    served = tf.saved_model.load(tmp_path / "saved").signatures["serving_default"]
+    dtypes = {name: "int64" if name in indices else "float32" for name in features}
+    raw = {
+        told.renamed.get(name, name): values.astype(dtypes[name]) for name, values in given.items()
+    }
+    found = served(**{name: tf.constant(values) for name, values in raw.items()})
+    np.testing.assert_allclose(found["probabilities"], before, atol=1e-6)
+
+
+def test_a_label_may_be_called_as_a_layer_of_the_network(info):
+    records = [{"n": float(i), "label": i % 3} for i in range(6)]
+    one = info(records, {"n": _NUMBER})
+    labels = dict.fromkeys(["dense", "add", "kind"], one.label)
+    several = dataclasses.replace(one, label=None, labels=labels)
+    keras.backend.clear_session()  # As in a new process, where layers are counted from 0.
+    network = model.build(several)
+    model.compile_for(network, several, keras.optimizers.SGD())
+    given = {"n": np.arange(6.0)}
+    history = network.fit(given, dict.fromkeys(labels, np.arange(6) % 3), verbose=0).history
+    assert {"dense_accuracy", "add_accuracy", "kind_accuracy"} <= history.keys()
+    assert network.predict(given, verbose=0).keys() == labels.keys()
 
 
 @pytest.mark.parametrize(

@@ -69,14 +69,17 @@ def embedded(index: keras.KerasTensor, feature: Feature) -> keras.KerasTensor:
 def stored_scale(feature: Feature) -> tuple[float, float]:
     """Returns mean and standard deviation of a number as it is stored, as the manifest tells them.
 
-    Of logarithms alone the manifest only tells the ends: their middle, and a quarter of what is
-    between them. Where it tells nothing (0 or 1 for what was missing), and of steps that give
-    numbers about 1 wide, they are 0 and 1, and the number is taken as it is. What never varies has
-    the standard deviation 1. `feature` is a number, or a list whose numbers have their statistics
-    in common.
+    Of logarithms alone, and of years, the manifest only tells the ends: their middle, and a quarter
+    of what is between them. Where it tells nothing (0 or 1 for what was missing), and of steps that
+    give numbers about 1 wide, they are 0 and 1, and the number is taken as it is. What never varies
+    has the standard deviation 1. `feature` is a number, or a list whose numbers have their
+    statistics in common.
     """
     step = next((name for name in feature.transforms if name not in _STATELESS), None)
     found = feature.statistics or feature.raw_statistics
+    if not feature.transforms and "mean" not in found and {"min", "max"} <= found.keys():
+        low, high = found["min"], found["max"]
+        return (low + high) / 2, (high - low) / 4 or 1.0
     of_logarithm = step is None and bool(feature.transforms) and not feature.statistics
     by_ends = step == "scale_to_0_1" or of_logarithm
     needed = {"mean", "std", "min", "max"} if by_ends else {"mean", "std"}
