@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -214,24 +214,21 @@ class Summary:
             _added(self.pairs, other.pairs),
         )
 
+    def without_learned(self) -> "Summary":
+        """Returns what is told of the records; of a vocabulary the rest is every distinct text."""
+        return Summary(
+            self.read,
+            self.rejected,
+            self.num_examples,
+            self.classes,
+            self.columns,
+            self.beside,
+            novelty=self.novelty,
+        )
+
 
 def _added(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> dict[Any, Any]:
     return dict(one) | {k: one[k] + value if k in one else value for k, value in other.items()}
-
-
-def add(summaries: Iterable[Summary]) -> Summary:
-    """Returns the sum of all, adding halves so that large counts are not merged again and again."""
-    pending: list[tuple[int, Summary]] = []
-    for summary in summaries:
-        level = 0
-        while pending and pending[-1][0] == level:
-            summary = pending.pop()[1] + summary
-            level += 1
-        pending.append((level, summary))
-    total = Summary()
-    for _, summary in reversed(pending):
-        total = summary + total
-    return total
 
 
 def counted_chains(spec: Spec) -> set[Chain]:

@@ -66,7 +66,7 @@ class Analysis:
     """What the first pass found out.
 
     Attributes:
-      summary: Counts and sums.
+      summary: Counts and sums, but for those that the statistics were made of.
       statistics: What each feature's transform needs.
       classes: Of each label the names behind its indices.
       num_shards: Of each split.
@@ -168,7 +168,8 @@ def analyze(summary: Summary, job: Job, cut: Strata | None = None) -> Analysis:
         split: shuffle.num_buckets(count, num_shards[split], width)
         for split, count in counts.items()
     }
-    return Analysis(summary, statistics, classes, num_shards, num_buckets, cut)
+    told = summary.without_learned()
+    return Analysis(told, statistics, classes, num_shards, num_buckets, cut)
 
 
 def _classes(summary: Summary) -> dict[str, tuple[str, ...]]:

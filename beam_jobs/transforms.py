@@ -10,6 +10,7 @@ from apache_beam.pvalue import AsIter, AsList, AsSingleton
 
 from beam_jobs import (
     functions,
+    halves,
     image_records,
     image_shards,
     image_tables,
@@ -37,22 +38,25 @@ _Keyed = tuple[tuple[str, int], Any]  # Said to Beam, so that it needs no genera
 
 
 class _Sum(beam.CombineFn):
-    """Adds up values that know how to."""
+    """Adds up values that know how to, sums of as many others, so that each is copied few times."""
 
     def __init__(self, zero: Any):
         self._zero = zero
 
     def create_accumulator(self):
-        return self._zero
+        return halves.Sums()
 
-    def add_input(self, accumulator, element):
-        return accumulator + element
+    def add_input(self, sums, element):
+        return sums.add(element)
 
     def merge_accumulators(self, accumulators):
-        return functools.reduce(lambda one, other: one + other, accumulators, self._zero)
+        return functools.reduce(halves.Sums.merge, accumulators, halves.Sums())
 
-    def extract_output(self, accumulator):
-        return accumulator
+    def compact(self, sums):
+        return sums.compact()
+
+    def extract_output(self, sums):
+        return sums.total(self._zero)
 
 
 class Gather(beam.PTransform):

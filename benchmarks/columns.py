@@ -1,6 +1,6 @@
 """What a column more costs: seconds, memory and the size of the graph.
 
-    python -m benchmarks.columns --data DIR
+    python -m benchmarks.columns --work DIR
 
 Each number of columns is a run of the whole command, imports included. The graph is what an engine
 is sent; Dataflow takes 10 MB.
@@ -33,4 +33,4 @@ def numbers(settings: Settings) -> Measurement:
 
 
 if __name__ == "__main__":
-    sys.exit(main("columns", __doc__, [numbers]))
+    sys.exit(main("columns", __doc__, [numbers], needs_data=False))

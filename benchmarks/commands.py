@@ -70,6 +70,12 @@ def canonical_text(source: inputs.Input, mode: str) -> Command:
     return _peer("canonical_text", source, str(source.path), str(output), *options, output=output)
 
 
+def canonical_criteo(source: inputs.Input) -> Command:
+    """Returns what a user runs today for a table of clicks."""
+    output = source.path.with_name(f"{source.path.stem}-canonical")
+    return _peer("canonical_criteo", source, str(source.path), str(output), output=output)
+
+
 def canonical_images(source: inputs.Input, size: int) -> Command:
     """Returns what a user runs today for images; `size` is the side in pixels."""
     output = source.path.with_name(f"{source.path.name}-canonical")

@@ -12,8 +12,10 @@ The folder holds `adult/adult-train.csv` (no header), `photos/<id>_<class>.JPEG`
 - A folder of N JPEG files of one size is made of the photos in the same way, after they were
   resized, aspect ratio or not, and written with quality 90.
 - A table of numbers has columns of standard normal numbers with 6 digits, from a seed.
-- A table of clicks has the columns of Criteo: a label, 13 counts and 26 texts of 8 hexadecimal
-  digits, as many distinct ones as there; how often one stands there falls with its rank.
+- A table of clicks has the columns of Criteo's Kaggle data, from a seed: a label, 1 in a quarter of
+  the rows; 13 counts, log-normal with a sigma of 1.5 and the medians of `CLICK_NUMBERS`, rounded
+  down, one of them less 3; 26 texts of 8 hexadecimal digits, of as many as `CLICK_TEXTS` says, the
+  k-th as often as Zipf's law says. Both say which share of a column is missing.
 - Reviews are texts of IMDB's number and lengths (a gamma distribution, 231 words in the mean) and a
   label, from a seed: the k-th of 100,000 words as often as Zipf's law says, some with punctuation,
   and `<br />` between some.
@@ -35,6 +37,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 from PIL import Image
 
 COLUMNS = (
@@ -44,11 +49,19 @@ COLUMNS = (
 _LINKS_IN_A_FOLDER = 1_000
 UNIQUE_COLUMNS = ["row_hash", "amount"]
 CLICK_COLUMNS = ["label", *(f"i{k}" for k in range(13)), *(f"c{k}" for k in range(26))]
-CLICK_TEXTS = (  # Distinct values of each, in Criteo's order of size.
-    *(40_000_000, 39_000_000, 17_000_000, 7_400_000, 5_500_000, 2_200_000, 400_000, 380_000),
-    *(63_000, 39_000, 20_000, 17_000, 15_000, 12_000, 11_000, 7_400, 7_100, 2_200, 1_500, 980),
-    *(155, 108, 63, 36, 14, 4),
+CLICK_NUMBERS = (  # Of each column the least, the median and the share that is missing.
+    *((0, 1.5, 0.45), (-3, 6, 0), (0, 6, 0.21), (0, 4, 0.22), (0, 2_800, 0.03), (0, 30, 0.22)),
+    *((0, 3, 0.04), (0, 7, 0), (0, 38, 0.04), (0, 1, 0.45), (0, 1.2, 0.04), (0, 0.5, 0.77)),
+    (0, 4, 0.22),
 )
+CLICK_TEXTS = (  # Of each column how many texts there are, and the share that is missing.
+    *((1_460, 0), (583, 0), (10_131_227, 0.03), (2_202_608, 0.03), (305, 0), (24, 0.12)),
+    *((12_517, 0), (633, 0), (3, 0), (93_145, 0), (5_683, 0), (8_351_593, 0.03), (3_194, 0)),
+    *((27, 0), (14_992, 0), (5_461_306, 0.03), (10, 0), (5_652, 0), (2_173, 0.44), (4, 0.44)),
+    *((7_046_547, 0.03), (18, 0.76), (15, 0), (286_181, 0.03), (105, 0.44), (142_572, 0.44)),
+)
+CLICK_THRESHOLD = 10  # Rarer texts of clicks are unknown.
+_CLICKS_AT_ONCE = 100_000
 REVIEW_COLUMNS = ["text", "label"]
 VOCABULARY_SIZE = 20_000  # Of reviews, what stands for unknown words included.
 
@@ -247,30 +260,57 @@ def numbers_spec(source: Input, num_columns: int) -> Path:
 
 
 def clicks(work: Path, num_rows: int) -> Input:
-    """Makes a CSV file of Criteo's form."""
+    """Makes a CSV file of Criteo's form; a smaller one is the beginning of a larger one."""
 
     def write(path: Path) -> None:
         rng = np.random.default_rng(0)
-        columns = [rng.integers(0, 2, num_rows).tolist()]
-        columns += [rng.integers(0, 10 ** (1 + k % 6), num_rows).tolist() for k in range(13)]
-        for size in CLICK_TEXTS:
-            ranks = (size ** rng.random(num_rows)).astype(np.int64)
-            columns.append([f"{rank * 2654435761 % 2**32:08x}" for rank in ranks.tolist()])
-        with open(path, "w") as file:
-            file.write(",".join(CLICK_COLUMNS) + "\n")
-            file.writelines(",".join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
+        options = pyarrow.csv.WriteOptions(quoting_style="none")
+        with open(path, "wb") as file:
+            file.write(",".join(CLICK_COLUMNS).encode() + b"\n")
+            options.include_header = False
+            for start in range(0, num_rows, _CLICKS_AT_ONCE):
+                batch = _clicks(rng).slice(0, num_rows - start)
+                pyarrow.csv.write_csv(batch, file, options)
 
     return Input(_once(work / f"clicks-{num_rows}.csv", write), num_rows)
 
 
-def clicks_spec(source: Input) -> Path:
-    """Writes the spec of a table of clicks beside it."""
-    number = '{} = {{ dtype = "float32", transform = ["log1p", "scale_to_z_score"] }}\n'
-    text = '{} = {{ dtype = "string", transform = "hash_strings", hash_buckets = 1000000 }}\n'
+def _clicks(rng: np.random.Generator) -> pa.RecordBatch:
+    """Draws the next rows of a table of clicks."""
+    n = _CLICKS_AT_ONCE
+    columns = [pa.array((rng.random(n) < 0.25).astype(np.int64))]
+    for least, median, missing in CLICK_NUMBERS:
+        counts = np.exp(np.log(median) + 1.5 * rng.standard_normal(n)).astype(np.int64) + least
+        columns.append(pa.array(counts, mask=rng.random(n) < missing))
+    offsets = pa.array(np.arange(n + 1, dtype=np.int32) * 8).buffers()[1]
+    for column, (size, missing) in enumerate(CLICK_TEXTS):
+        # The k-th has log((k + 1) / k) / log(size + 1) of all, about 1 / k of the first one's.
+        ranks = ((size + 1) ** rng.random(n)).astype(np.int64)
+        # An odd multiplier permutes the 32-bit numbers, so no two ranks have the same text.
+        numbers = (ranks * 2654435761 + column).astype(">u4")
+        texts = pa.py_buffer(numbers.tobytes().hex().encode())
+        is_there = pa.array(rng.random(n) >= missing)
+        column_of = pa.StringArray.from_buffers(n, offsets, texts)
+        columns.append(pc.if_else(is_there, column_of, None))
+    return pa.record_batch(columns, CLICK_COLUMNS)
+
+
+def clicks_spec(source: Input, *, has_vocabularies: bool = False) -> Path:
+    """Writes the spec of a table of clicks beside it; texts are hashed unless looked up."""
+    number = (
+        '{} = {{ dtype = "float32", missing = 0, clip_min = 0, '
+        'transform = ["clip", "log1p", "scale_to_z_score"] }}\n'
+    )
+    text = '{} = {{ dtype = "string", missing = "token", transform = '
+    if has_vocabularies:
+        text += f'"compute_and_apply_vocabulary", frequency_threshold = {CLICK_THRESHOLD} }}}}\n'
+    else:
+        text += '"hash_strings", hash_buckets = 1000000 }}\n'
     lines = [number.format(name) for name in CLICK_COLUMNS[1:14]]
     lines += [text.format(name) for name in CLICK_COLUMNS[14:]]
     label = '[label]\ncolumn = "label"\ntype = "class"\n\n'
-    return write_spec(MADE_SPEC, source, ".toml", features="".join(lines) + label)
+    suffix = "-vocabularies.toml" if has_vocabularies else ".toml"
+    return write_spec(MADE_SPEC, source, suffix, features="".join(lines) + label)
 
 
 def words(work: Path, num_rows: int, num_words: int) -> Input:

@@ -286,6 +286,8 @@ def main(
     description: str | None,
     functions: Sequence[Callable[[Settings], Measurement]],
     summary: Callable[[Sequence[Measurement]], str] | None = None,
+    *,
+    needs_data: bool = True,
 ) -> int:
     """Runs a benchmark from the command line, and returns the exit status.
 
@@ -294,9 +296,10 @@ def main(
       description: What `--help` says.
       functions: What `--only` chooses from.
       summary: What is printed last, of all measurements.
+      needs_data: Whether inputs come from --data; else they are all made.
     """
     by_name = {function.__name__: function for function in functions}
-    args = _arguments(benchmark, description, list(by_name))
+    args = _arguments(benchmark, description, list(by_name), needs_data)
     described = machine()
     print(
         f"{described['cpu']}, {described['cores']} cores, load {described['load']:.1f}", flush=True
@@ -322,13 +325,18 @@ def _settings(args: argparse.Namespace, work: Path) -> Settings:
     return Settings(inputs.made(work), work, rounds=1, is_quick=True)
 
 
-def _arguments(benchmark: str, description: str | None, names: list[str]) -> argparse.Namespace:
+def _arguments(
+    benchmark: str, description: str | None, names: list[str], needs_data: bool
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         f"python -m benchmarks.{benchmark}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="adult/, photos/, cifar10/")
+    if needs_data:
+        parser.add_argument("--data", type=Path, metavar="DIR", help="adult/, photos/, cifar10/")
+    else:
+        parser.set_defaults(data=Path())
     parser.add_argument("--work", metavar="DIR", help="for inputs, kept (default: temporary)")
     parser.add_argument(
         "--output",

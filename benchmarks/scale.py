@@ -88,7 +88,7 @@ def _photos(name: str, records: float, input_bytes: float, cores: int, shard_mb:
 def _clicks(name: str, cores: int, shard_mb: float, block_mb: float = 16) -> Work:
     records, input_bytes = 4e9, 1.3e12
     return Work(
-        *(name, records, input_bytes, 3, records * block_mb * 1e6 / input_bytes, 25e-6),
+        *(name, records, input_bytes, 3, records * block_mb * 1e6 / input_bytes, 28e-6),
         *(285, 55e-6, 4_200, 652, 132, cores, shard_mb),
     )
 

@@ -38,4 +38,4 @@ def tf_idf(settings: Settings) -> Measurement:
 
 
 if __name__ == "__main__":
-    sys.exit(main("text", __doc__, [ids, tf_idf]))
+    sys.exit(main("text", __doc__, [ids, tf_idf], needs_data=False))

@@ -1,10 +1,14 @@
 """The benchmarks, in small: they count and verify. What they measure here means nothing."""
 
+import collections
 import concurrent.futures
+import csv
 import importlib.util
 import json
+import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +24,10 @@ RECORDS = {
     ("encoded", "cifar"): {"headrace": 16, "imports": 0, "loop": 16, "map": 16},
     ("paths", "plan"): {"plan": 2_500},
     ("text", "tf_idf"): {"headrace": 200, "canonical_text": 200},
+    ("criteo", "beside_canonical"): {"headrace": 1_000, "canonical_criteo": 1_000},
+    ("criteo", "memory"): {
+        f"{num_rows:,} rows, 0.00 GB": num_rows for num_rows in (1_250, 2_500, 5_000)
+    },
     ("rates", "clicks"): {"1,000": 1_000, "4,000": 4_000},
     ("columns", "numbers"): {
         **{"4 columns": 100, "8 columns": 100, "16 columns": 100},
@@ -161,6 +169,40 @@ def test_no_value_of_the_two_more_columns_repeats(base, done):
     assert [row for row, *_ in cut] == rows * 2
     for column in (1, 2):
         assert len({values[column] for values in cut}) == 400
+
+
+def _clicks(path, num_rows) -> list[dict[str, str]]:
+    code = "from benchmarks import inputs; from pathlib import Path; inputs.clicks(Path({!r}), {})"
+    made = _python("-c", code.format(str(path), num_rows))
+    assert made.returncode == 0, made.stdout
+    with open(path / f"clicks-{num_rows}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_clicks_are_as_their_rule_says_and_the_same_every_time(tmp_path):
+    rows = _clicks(tmp_path, 100_500)
+    assert _clicks(tmp_path, 300) == rows[:300]
+    assert len(rows) == 100_500
+    assert [*rows[0]] == ["label", *(f"i{k}" for k in range(13)), *(f"c{k}" for k in range(26))]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    missing = {name: values.count("") / len(rows) for name, values in columns.items()}
+    there = {name: [v for v in values if v] for name, values in columns.items()}
+    assert there["label"].count("1") == pytest.approx(len(rows) / 4, rel=0.03)
+    assert missing["label"] == missing["i1"] == missing["c0"] == 0
+    assert missing["i0"] == pytest.approx(0.45, abs=0.01)
+    assert missing["c21"] == pytest.approx(0.76, abs=0.01)
+    counts = [int(value) for value in there["i4"]]
+    assert statistics.median(counts) == pytest.approx(2_800, rel=0.03)
+    logs = [math.log(value + 0.5) for value in counts]
+    assert statistics.pstdev(logs) == pytest.approx(1.5, rel=0.01)
+    assert min(map(int, there["i1"])) == -3
+    assert all(re.fullmatch("[0-9a-f]{8}", text) for text in there["c2"])
+    assert (len({*there["c8"]}), len({*there["c5"]})) == (3, 24)
+    assert 30_000 < len({*there["c2"]}) < 60_000
+    (_, first), (_, second), *_ = collections.Counter(there["c9"]).most_common()
+    # The shares of ranks 1 and 2: log(2) and log(3 / 2) of log(93,146).
+    assert first / len(there["c9"]) == pytest.approx(math.log(2) / math.log(93_146), rel=0.03)
+    assert second / first == pytest.approx(math.log(1.5) / math.log(2), rel=0.05)
 
 
 def test_the_limit_counts_every_image(base, done):
