@@ -1,5 +1,6 @@
 """The manifest, the schema and the statistics file of a finished dataset."""
 
+import hashlib
 import io
 import json
 import re
@@ -33,8 +34,9 @@ from beam_jobs.versions import versions
 
 FILE = "dataset_info.json"
 FORMAT_VERSION = 1
-# Beside the manifest: the vocabularies of texts, and statistics of each pixel of images.
+# Beside the manifest: vocabularies, and statistics of many numbers.
 BESIDE = (re.compile(r"vocabulary-.+\.json"), re.compile(r"statistics-[0-9a-f]{8}\.npy"))
+_LONGEST_NAME = 100  # Of a feature, as its file has it.
 _MOST_NUMBERS = 4096  # Of an array that stands in the manifest itself.
 
 
@@ -220,8 +222,14 @@ def has_vocabulary(feature: Tabular) -> bool:
 
 
 def vocabulary_file(name: str) -> str:
-    """Returns the file of a feature's vocabulary in the dataset folder."""
-    return f"vocabulary-{urllib.parse.quote(name, safe='')}.json"
+    """Returns the file of a feature's vocabulary in the dataset folder.
+
+    A name that a file system would not take ends with a hash.
+    """
+    quoted = urllib.parse.quote(name, safe="")
+    if len(quoted) > _LONGEST_NAME:
+        quoted = f"{quoted[:_LONGEST_NAME]}-{hashlib.md5(name.encode()).hexdigest()}"
+    return f"vocabulary-{quoted}.json"
 
 
 def vocabulary(feature: Tabular, tokens: Sequence[bytes], idf: Sequence[float] | None) -> bytes:

@@ -92,15 +92,16 @@ class Earlier:
         """Returns the tokens of a text, special ones included."""
         return json.loads(self.beside[dataset_info.vocabulary_file(name)])["vocabulary"]
 
-    def statistics(self, name: str) -> dict[str, np.ndarray]:
-        """Returns what the manifest, or a file beside it, says of the elements of a vector."""
+    def ends(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns the smallest and the largest of each element of a vector; None without any."""
         said = self.info["features"][name]["statistics"]
-        return {
-            key: np.load(io.BytesIO(self.beside[of["file"]]))
-            if isinstance(of, dict)
-            else np.array(of)
-            for key, of in said.items()
-        }
+        return (self._array(said["min"]), self._array(said["max"])) if "min" in said else None
+
+    def _array(self, said: Any) -> np.ndarray:
+        """Returns what stands in the manifest, or in a file beside it."""
+        if isinstance(said, dict):
+            return np.load(io.BytesIO(self.beside[said["file"]]), allow_pickle=False)
+        return np.array(said)
 
     def features(self, spec: Spec, novelty: _Novelty, splits: list[str]) -> dict[str, Any]:
         """Returns the entries of its features for the manifest of the later dataset.

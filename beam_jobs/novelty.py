@@ -55,7 +55,7 @@ def count(records: Records, spec: Spec, earlier: Earlier, apply: _Apply) -> Coun
 
 def _indexed(spec: Spec) -> list[str]:
     """Returns the features whose vocabulary is known to transform_fn alone."""
-    columns = ((name, spec.columns[name]) for name in novelties(spec))
+    columns = ((name, spec.columns.get(name)) for name in novelties(spec))
     return [
         name
         for name, feature in columns
@@ -89,13 +89,13 @@ def _out_of_range(column: pa.Array, seen: Mapping[str, Any]) -> np.ndarray:
 
 def _out_of_vector(records: Records, name: str, spec: Spec, earlier: Earlier) -> np.ndarray:
     """Returns how many numbers lie outside what train has in their place: (len(SPLITS),)."""
-    vector, column, seen = spec.vectors[name], spec.column_of(name), earlier.statistics(name)
+    vector, column, seen = spec.vectors[name], spec.column_of(name), earlier.ends(name)
     numbers, splits = vectors.matrix(records.raw, column, vector), records.splits
     if vector.is_ragged:
         splits = np.repeat(splits, vectors.lengths_of(records.raw.column(column)))
     is_new = np.ones_like(numbers, bool)
-    if "min" in seen:
-        is_new = (numbers < seen["min"]) | (numbers > seen["max"])
+    if seen is not None:
+        is_new = (numbers < seen[0]) | (numbers > seen[1])
     return np.bincount(splits, is_new.sum(axis=1), len(SPLITS))
 
 

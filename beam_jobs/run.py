@@ -106,8 +106,8 @@ def run(
             "their own machine. Leave it out."
         )
     output = _reachable(output, runner)
-    _trace(spec, output, runner)
-    given = _earlier(transform_from, spec, output)
+    _trace(spec)
+    given = _earlier(transform_from, spec, output, runner)
     few = _few_files(spec)
     listed = units.of_files(few) if few else None
     if not few and not spec.source.is_ingested:
@@ -202,10 +202,10 @@ def describe(
     Args, Raises: As for `run`.
     """
     beam_options = _options(spec, output, runner, beam_args)
-    _trace(spec, output, runner)
+    _trace(spec)
     few = _few_files(spec)
     output = _reachable(output, runner)
-    given = _earlier(transform_from, spec, output)
+    given = _earlier(transform_from, spec, output, runner)
     shared = "" if engines.is_local(runner) else None
     threads = engines.threads(runner, num_threads)
     digest = given.digest if given else None
@@ -221,23 +221,24 @@ def describe(
     return engines.described(_graph(beam_options, plan, job), beam_options)
 
 
-def _trace(spec: Spec, output: str, runner: str) -> None:
+def _trace(spec: Spec) -> None:
     """Imports the functions that a spec names, and looks at what they do."""
     image_features.trace(spec)
     filters.trace(spec)
     tft_functions.trace(spec)
-    if not engines.is_local(runner):
-        tft_functions.check_output(spec, output)
 
 
-def _earlier(folder: str | None, spec: Spec, output: str) -> Earlier | None:
+def _earlier(folder: str | None, spec: Spec, output: str, runner: str) -> Earlier | None:
     """Returns the dataset whose transform is applied.
 
     Raises:
-      SpecError: It does not fit; or there is none, and the spec has no train split to learn from.
+      SpecError: It does not fit; or there is none, and the spec has no train split to learn from,
+        or a preprocessing_fn whose analyzers could leave no files.
     """
     if folder is None:
         check_train(spec, spec.name)
+        if not engines.is_local(runner):
+            tft_functions.check_output(spec, output)
         return None
     return earlier.find(folder, spec, output)
 

@@ -27,8 +27,10 @@ SPEC = Path(census.__file__).with_suffix(".toml")
 
 def transform(data: Path, work: Path) -> None:
     """Runs headrace and, beside it, TFT."""
-    (work / "data").mkdir(parents=True)
-    (work / "data" / "adult").symlink_to((data / "adult").resolve())
+    (work / "data").mkdir(parents=True, exist_ok=True)
+    adult = work / "data" / "adult"
+    adult.unlink(missing_ok=True)
+    adult.symlink_to((data / "adult").resolve())
     spec = work / SPEC.name
     spec.write_text(SPEC.read_text())
     files = [str(data / "adult" / f"adult-{split}.csv") for split in ("train", "test")]

@@ -73,9 +73,9 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(base):
-    """What the commands printed; run side by side, for most of each is imports on one core."""
+    """What the commands printed; some side by side, for most of each is imports on one core."""
     cases = [*RECORDS, READ, LOADERS, AUGMENTED]
-    with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         started = {case: pool.submit(_quick, base, *case) for case in cases}
         return {case: future.result() for case, future in started.items()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle.command import headrace
+from oracle.command import done, headrace
 
 SPEC = """
 name = "sales"
@@ -84,6 +84,33 @@ def test_all_kinds_of_features_take_the_earlier_transform(earlier, tmp_path):
     for name in shards:
         assert (new / name).read_bytes() == (earlier / name).read_bytes()
     assert headrace("verify", new).returncode == 0
+
+
+def test_a_vocabulary_has_a_file_whatever_its_feature_is_called(tmp_path):
+    names = ["日" * 60, "日" * 61, "a/b", "x" * 100]
+    words = ["b", "b", "a", "é"]
+    spec = tmp_path / "words.toml"
+    features = "".join(
+        f'"{name}" = {{ column = "x", dtype = "string", '
+        'transform = "compute_and_apply_vocabulary" }\n'
+        for name in names
+    )
+    spec.write_text(
+        'name = "words"\n[source]\nformat = "csv"\npaths = ["words.csv"]\n[split]\n'
+        f"fractions = {{ train = 1 }}\n[features]\n{features}"
+    )
+    (tmp_path / "words.csv").write_text("\n".join(["x", *words]), encoding="utf-8")
+    done("run", spec, "--output", tmp_path / "out")
+    (tmp_path / "words.csv").write_text("x\nb\nc\n", encoding="utf-8")
+    done("run", spec, "--output", tmp_path / "later", "--transform-from", tmp_path / "out")
+    for folder in (tmp_path / "out", tmp_path / "later"):
+        told = json.loads((folder / "dataset_info.json").read_text())["features"]
+        files = {name: told[name]["vocabulary_file"] for name in names}
+        assert len({*files.values()}) == 4
+        assert files["a/b"] == "vocabulary-a%2Fb.json"
+        for file in files.values():
+            assert json.loads((folder / file).read_text()) == {"vocabulary": ["b", "a", "é"]}
+        done("verify", folder)
 
 
 def test_later_records_are_sound_and_longer_lists_are_cut_when_read(earlier, tmp_path):

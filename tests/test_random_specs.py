@@ -206,8 +206,6 @@ def _percentile(ordered: list[Fraction], percent: int) -> Fraction:
 def _check_vector(name: str, said: drawn.Said, told: dict[str, Any], train: list[Record]) -> None:
     """Compares what the manifest says of a vector's elements with exact fractions."""
     rows = [_elements(said, record.raw) for record in train]
-    if "statistics" not in told:
-        return
     if said.get("column") == "r":
         numbers = [value for row in rows for value in row]
         assert told["statistics"] == {"count": len(numbers)} | _exact(numbers)
@@ -290,7 +288,7 @@ def _check_beside(case: drawn.Case, info: dict[str, Any], kept: list[Record]) ->
 def _tensor(spec: tf.TypeSpec, value: Any) -> tf.Tensor | tf.SparseTensor:
     """One raw value as transform_fn takes it, a list in one row."""
     if not isinstance(value, list):
-        return served._input(spec, value)
+        return served.as_input(spec, value)
     if not isinstance(spec, tf.SparseTensorSpec):
         return tf.constant([value], spec.dtype)
     places = np.array([[0, place] for place in range(len(value))], np.int64).reshape(-1, 2)

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator
 
 # What Keras calls layers of our networks, and what these call their own.
 _LAYER = re.compile(
-    r"(add|clip|concatenate|conv1d|cos|dense|dropout|einsum_dense|flatten|global_max_pooling1d|"
-    r"layer_normalization|max_pooling1d|mod|normalization|rescaling|reshape|sin|"
-    r"spatial_dropout1d)(_[0-9]+)?|.*_(backbone|embedding|input|normalized|output)"
+    r"(add|batch_normalization|cast|clip|concatenate|conv[12]d|cos|dense|dropout|einsum|"
+    r"einsum_dense|equal|erf|flatten|gaussian_noise|get_item|global_average_pooling2d|"
+    r"global_max_pooling1d|greater|layer_normalization|max_pooling[12]d|mean|mod|multiply|"
+    r"normalization|one_hot|permute|re_lu|rescaling|reshape|round|sin|spatial_dropout1d|sqrt|"
+    r"square|subtract|tile|true_divide|where|zeros_like)(_[0-9]+)?|"
+    r".*_(backbone|embedding|input|normalized|output)"
 )
 
 

@@ -14,7 +14,7 @@ from oracle import compare, only_tensorflow, records
 from oracle.expected import Expected
 
 
-def _input(spec, value):
+def as_input(spec, value):
     """One raw value as the tensor that transform_fn takes: a missing one is absent."""
     import tensorflow as tf
 
@@ -74,7 +74,9 @@ def differences(folder: Path, manifest: dict, expected: Expected, places) -> lis
     found = []
     for file, at, row in places:
         numbers = {column: value for (column, _), value in _raw(expected, row).items()}
-        served = loaded.transform_fn({name: _input(inputs[name], numbers[name]) for name in inputs})
+        served = loaded.transform_fn(
+            {name: as_input(inputs[name], numbers[name]) for name in inputs}
+        )
         for name in expected.features:
             value = served[name].numpy().reshape(-1)
             kept = stored[file][name][at : at + 1]

@@ -2,6 +2,7 @@ import collections
 import dataclasses
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -303,6 +304,23 @@ def test_a_feature_may_have_any_name(tmp_path, write_dataset):
     }
     found = served(**{name: tf.constant(values) for name, values in raw.items()})
     np.testing.assert_allclose(found["probabilities"], before, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error:When providing `inputs`:UserWarning")
+def test_an_image_may_be_called_as_any_layer_of_its_network(info):
+    normalization = {"rescale": 1 / 255, "mean": [0.5] * 3, "std": [0.2] * 3}
+    feature = _image([40, 40, 3], normalization) | {"dtype": "uint8"}
+
+    def built(name):
+        keras.backend.clear_session()  # As in a new process, where layers are counted from 0.
+        pixels = np.zeros((40, 40, 3), np.uint8)
+        return model.build(info([{name: pixels, "label": 0}], {name: feature}))
+
+    layers = {layer.name for layer in built("photo").operations} - {"photo"}
+    names = {re.sub(r"_\d+$", "", name) for name in layers if not name.startswith("photo")}
+    assert len(names) > 15
+    for name in sorted(names):
+        assert [*built(name).input] == [name]
 
 
 def test_a_label_may_be_called_as_a_layer_of_the_network(info):
