@@ -96,6 +96,17 @@ NOT_OFFERED = {
         [(_IMAGES, "subset"), (_TEXTS, "subset")],
         "`load` takes the name of a split; which record is in it, a hash decides and not its place",
     ),
+    ("tft", "apply_vocabulary"): (
+        '`type = "text"` takes a given `vocabulary`; a `preprocessing_fn` may call it for others'
+    ),
+    ("tft", "estimated_probability_density"): "no input of a model; `preprocessing_fn` may call it",
+    ("tft", "word_count"): "no input of a model; `preprocessing_fn` may call it",
+    ("tft", "segment_indices"): "a step between tensors; `preprocessing_fn` may call it",
+    **dict.fromkeys(
+        [("tft", "sparse_tensor_left_align"), ("tft", "sparse_tensor_to_dense_with_shape")],
+        "the trainer reads what is stored sparse as dense; `preprocessing_fn` may call it",
+    ),
+    ("tft", "get_num_buckets_for_transformed_feature"): "the manifest has `num_categories`",
 }
 
 

@@ -60,6 +60,24 @@ def test_every_argument_has_a_test_or_a_reason_why_it_is_not_offered(document):
         assert not set(offered) & set(not_offered), original
 
 
+def test_every_mapper_of_tft_has_a_test_or_a_reason_why_it_is_not_offered(document):
+    import tensorflow_transform as tft
+    from tensorflow_transform import mappers
+
+    mapped = {
+        name
+        for name, value in vars(mappers).items()
+        if inspect.isfunction(value) and value.__module__ == mappers.__name__ and name[0] != "_"
+    }
+    public = {name for name in mapped if hasattr(tft, name)}
+    assert len(public) > 20
+    not_offered = {name for of, name in features.NOT_OFFERED if of == "tft"}
+    sections = re.findall(r"^## tft\.(\w+)$", document, re.MULTILINE)
+    offered = {*_offered(document, "tft"), *sections}
+    assert public <= offered | not_offered
+    assert not offered & not_offered
+
+
 def test_a_row_links_to_all_tests_that_compare_it_and_parameters_have_rows(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "test_one.py").write_text(f"import pytest\n{MARK}def test_one(): ...\n")

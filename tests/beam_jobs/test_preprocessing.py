@@ -270,6 +270,7 @@ def test_log1p_knows_no_batch_position():
     assert math.copysign(1, together[-1]) == -1
 
 
+@pytest.mark.feature("tft", "bucketize", 'transform = "bucketize"')
 def test_agrees_with_tfts_own_transforms(made, tmp_path):
     def preprocess(inputs):
         x = inputs["x"]
