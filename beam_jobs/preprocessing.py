@@ -254,7 +254,8 @@ def _transform(
             outputs[f"{name}_missing"] = tf.cast(absent, tf.int64)
     if len(features) == 1:
         ((name, feature),) = features.items()
-        return outputs | _alone(name, feature, outputs[name], inputs, known.get(name, {}))
+        filled = outputs.pop(name)  # A date gives its parts alone.
+        return outputs | _alone(name, feature, filled, inputs, known.get(name, {}))
     return outputs | _together(features, outputs, known)
 
 

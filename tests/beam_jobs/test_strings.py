@@ -722,7 +722,10 @@ def test_the_same_bytes_however_it_was_cut(made, tmp_path, cuts, block_mb, threa
     info = run(said, str(tmp_path / "out"), num_threads=threads, block_mb=block_mb)
     assert info["features"] == made.info["features"]
     found = shards(tmp_path / "out")
-    assert len(found) == 6 + len(TOKENS) and found == shards(made.folder)
+    of_strings = [of.get("transform") for of in spec([])["features"].values()]
+    num_vocabularies = len(TOKENS) + of_strings.count("compute_and_apply_vocabulary")
+    assert num_vocabularies == 31
+    assert len(found) == 6 + num_vocabularies and found == shards(made.folder)
 
 
 def test_the_same_bytes_through_an_engine(made, tmp_path):

@@ -1,3 +1,5 @@
+import concurrent.futures
+import contextlib
 import os
 import pty
 import re
@@ -128,13 +130,22 @@ def test_jax_waits_as_well():
 def _on_a_terminal(monkeypatch, call):
     """Returns what a call writes on stderr where that is a terminal."""
     ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        call()
-        terminal.flush()
-        written = os.read(ours, 1 << 16).decode()
-    os.close(ours)
-    return written
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        written = pool.submit(_read_all, ours)
+        with os.fdopen(theirs, "w") as terminal:
+            monkeypatch.setattr(sys, "stderr", terminal)
+            call()
+        return written.result().decode()
+
+
+def _read_all(terminal):
+    """Returns what is written there until the other side is closed; a read gives 4 kB at most."""
+    found = b""
+    with contextlib.suppress(OSError):  # Linux says so.
+        while data := os.read(terminal, 1 << 16):
+            found += data
+    os.close(terminal)
+    return found
 
 
 def test_a_terminal_has_a_line_that_is_drawn_again(monkeypatch):
