@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 600
 
 
 def arguments(*words) -> dict:
