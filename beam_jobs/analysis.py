@@ -180,8 +180,8 @@ def _ranked(name: str, feature: Column, fill: str | None, summary: Summary) -> t
 
 def _no_token(name: str, counts: TokenCounts, least: int | None) -> NoReturn:
     raise DataError(
-        f"features.{name}: the vocabulary has no token: of {len(counts.tokens)} distinct tokens in "
-        f"train none stands there frequency_threshold = {least} times. Lower it."
+        f"features.{name}: the vocabulary has no token: of {counts.num_distinct} distinct tokens "
+        f"in train none stands there frequency_threshold = {least} times. Lower it."
     )
 
 

@@ -210,11 +210,13 @@ class TokenCounts:
       tokens: Distinct texts: string.
       counts: int64, as many.
       documents: int64, as many: in how many documents each is; None where nobody asks.
+      num_others: How many more distinct texts there are, which no vocabulary takes.
     """
 
     tokens: pa.StringArray
     counts: pa.Int64Array
     documents: pa.Int64Array | None = None
+    num_others: int = 0
 
     @classmethod
     def of(cls, column: pa.StringArray, owners: np.ndarray | None = None) -> "TokenCounts":
@@ -261,7 +263,33 @@ class TokenCounts:
         table = pa.table({n: pa.chunked_array(of) for n, of in zip(names, chunks, strict=True)})
         sums = [(name, "sum") for name in names[1:]]
         merged = table.group_by("token", use_threads=False).aggregate(sums)
-        return cls(*map(_one_array, merged.select(["token", *map("_".join, sums)])))
+        found = cls(*map(_one_array, merged.select(["token", *map("_".join, sums)])))
+        return dataclasses.replace(found, num_others=sum(part.num_others for part in parts))
+
+    @property
+    def num_distinct(self) -> int:
+        """How many distinct texts there are."""
+        return len(self.tokens) + self.num_others
+
+    def candidates(
+        self, wanted: Sequence[tuple[int, int | None]], always: Sequence[str]
+    ) -> "TokenCounts":
+        """Returns what can be in vocabularies of these texts and others; the rest is a number.
+
+        Args:
+          wanted: Of each vocabulary the least count that is kept, and how many; None for all.
+          always: Texts that are kept in any case.
+        """
+        table = pa.table({"token": self.tokens.cast(pa.binary()), "count": self.counts})
+        best = [("count", "descending"), ("token", "ascending")]
+        is_kept = pc.is_in(self.tokens, pa.array(always, pa.string())).to_numpy(False).copy()
+        for least, most in wanted:
+            found = np.arange(len(self.tokens))
+            if most is not None:
+                found = pc.select_k_unstable(table, most, best).to_numpy()
+            is_kept[found[self.counts.to_numpy()[found] >= least]] = True
+        tokens, counts = (array.filter(pa.array(is_kept)) for array in (self.tokens, self.counts))
+        return TokenCounts(tokens, counts, num_others=self.num_distinct - len(tokens))
 
     @property
     def _arrays(self) -> list[pa.Array]:
@@ -288,9 +316,9 @@ class TokenCounts:
         Raises:
           DataError: More than 10 million distinct tokens, and no top_k.
         """
-        if top_k is None and len(self.tokens) > MAX_DISTINCT_TOKENS:
+        if top_k is None and self.num_distinct > MAX_DISTINCT_TOKENS:
             raise DataError(
-                f"features.{name}: {len(self.tokens)} distinct tokens are more than "
+                f"features.{name}: {self.num_distinct} distinct tokens are more than "
                 f"{MAX_DISTINCT_TOKENS}. {advice}"
             )
         rank = self.counts if ranks is None else pa.array(ranks)

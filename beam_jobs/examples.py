@@ -4,6 +4,7 @@ The features stand in the order of their names' UTF-8 bytes, which protobuf's ma
 Wire format: https://protobuf.dev/programming-guides/encoding/.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +25,10 @@ def encode(columns: Mapping[str, Column]) -> pa.LargeBinaryArray:
     Args:
       columns: At least one feature; all of n rows, without nulls.
     """
-    entries = [_entry(name, columns[name]) for name in sorted(columns, key=str.encode)]
     num_rows = len(next(iter(columns.values())))
+    if not num_rows:
+        return pa.array([], pa.large_binary())
+    entries = [_entry(name, columns[name]) for name in sorted(columns, key=str.encode)]
     features = _Row(num_rows)
     for entry in entries:
         features.field(_FIRST, entry)
@@ -95,16 +98,14 @@ def _varint_texts(values: np.ndarray) -> pa.LargeBinaryArray:
 
 def _varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns uint64 (n,) in base 128: uint8 (n, width), and how many bytes of each count."""
+    digits = np.empty((values.size, varint_bytes(int(values.max(initial=0)))), np.uint8)
     lengths = np.ones(values.size, np.int64)
-    for position in range(1, 10):
-        longer = values >= np.uint64(1 << 7 * position)
-        if not longer.any():
-            break
-        lengths += longer
-    width = int(lengths.max(initial=1))
-    digits = values[:, None] >> (np.uint64(7) * np.arange(width, dtype=np.uint64))
-    more = (np.arange(width) < lengths[:, None] - 1).astype(np.uint8) << 7
-    return (digits & np.uint64(0x7F)).astype(np.uint8) | more, lengths
+    for position in range(digits.shape[1]):
+        is_longer = values > 0x7F
+        digits[:, position] = values & np.uint64(0x7F) | is_longer.astype(np.uint64) << np.uint64(7)
+        lengths += is_longer
+        values = values >> np.uint64(7)
+    return digits, lengths
 
 
 class _Row:
@@ -130,8 +131,8 @@ class _Row:
 
     def varint(self, values: np.ndarray) -> "_Row":
         """Appends uint64 (n,) in base 128."""
-        if not values.size:
-            return self
+        if values.max() <= 0x7F:
+            return self.fixed(values.astype(np.uint8)[:, None])
         data, lengths = _varints(values)
         if int(lengths.min()) == data.shape[1]:
             return self.fixed(data)
@@ -183,18 +184,21 @@ class _Row:
     def _flush(self, parts: list[tuple[np.ndarray, np.ndarray | None]]) -> pa.LargeBinaryArray:
         """Puts the parts side by side and drops the bytes that do not count."""
         n = self._num_rows
-        data = np.concatenate([np.broadcast_to(d, (n, d.shape[1])) for d, _ in parts], axis=1)
-        lengths = np.full(n, data.shape[1], np.int64)
-        if any(length is not None for _, length in parts):
-            counts = np.ones(data.shape, bool)
-            start = 0
-            for part, length in parts:
-                width = part.shape[1]
-                if length is not None:
-                    counts[:, start : start + width] = np.arange(width) < length[:, None]
-                    lengths += length - width
-                start += width
-            data = data[counts]
+        ends = list(itertools.accumulate(part.shape[1] for part, _ in parts))
+        data = np.empty((n, ends[-1]), np.uint8)
+        lengths = np.full(n, ends[-1], np.int64)
+        # Most bytes are the same in all rows: they are copied together.
+        data[:] = np.concatenate([part[0] for part, _ in parts])
+        counts = None
+        for (part, length), end in zip(parts, ends, strict=True):
+            start = end - part.shape[1]
+            if len(part) > 1:
+                data[:, start:end] = part
+            if length is not None:
+                counts = np.ones(data.shape, bool) if counts is None else counts
+                counts[:, start:end] = np.arange(end - start) < length[:, None]
+                lengths += length - (end - start)
+        data = data if counts is None else data[counts]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))]
         return pa.LargeBinaryArray.from_buffers(pa.large_binary(), n, buffers)

@@ -22,14 +22,16 @@ class Progress:
     """Counts of one job.
 
     Attributes:
-      total_bytes: Bytes to read in all passes.
-      bytes: Bytes read so far.
-      records: Records read so far, in the current pass.
+      input_bytes: Bytes of the input; 0 where nobody knows.
+      num_passes: How often a job works through them.
+      bytes: Bytes that were worked through so far.
+      records: Records so far, in the current pass.
       rejected: Records rejected so far.
       stage: What is being done.
     """
 
-    total_bytes: int = 0
+    input_bytes: int = 0
+    num_passes: int = 0
     bytes: int = 0
     records: int = 0
     rejected: int = 0
@@ -44,9 +46,10 @@ class Progress:
             parts.append(f"{self.bytes / seconds / 1e6:.1f} MB/s")
         if self.rejected:
             parts.append(f"{self.rejected:,} rejected")
-        if 0 < self.bytes < self.total_bytes:
-            left = seconds * (self.total_bytes - self.bytes) / self.bytes
-            parts.append(f"{self.bytes / self.total_bytes:.0%}, about {left:.0f} s left")
+        total = self.input_bytes * self.num_passes
+        if 0 < self.bytes < total:
+            left = seconds * (total - self.bytes) / self.bytes
+            parts.append(f"{self.bytes / total:.0%}, about {left:.0f} s left")
         return "  ".join(parts)
 
 
@@ -64,6 +67,11 @@ def count(stage: str, num_bytes: int, records: int = 0, rejected: int = 0) -> No
         _current.records += records
         _current.rejected += rejected
         _unreported.update({stage: records, "rejected": rejected})
+
+
+def count_written(records: int, total: int) -> None:
+    """Notes that records out of a total were written, which counts like reading their bytes."""
+    count("writing", _current.input_bytes * records // total, records)
 
 
 def report() -> None:
@@ -84,17 +92,18 @@ def engine_line(seconds: float, state: str, counted: Mapping[str, int]) -> str:
 
 @contextmanager
 def reported(
-    total_bytes: int, show: Callable[[str], None] | None, seconds: float
+    input_bytes: int, num_passes: int, show: Callable[[str], None] | None, seconds: float
 ) -> Iterator[None]:
     """Shows a line every so many seconds while the job runs.
 
     Args:
-      total_bytes: Bytes that the job reads in all passes.
+      input_bytes: Of all files.
+      num_passes: How often the job works through them.
       show: Takes a line; None for silence.
       seconds: Between two lines.
     """
     global _current
-    _current = Progress(total_bytes)
+    _current = Progress(input_bytes, num_passes)
     stopped = threading.Event()
 
     def loop() -> None:

@@ -128,7 +128,7 @@ def run(
             with _reached(output):
                 _check_output(output)
                 ingested = stack.enter_context(_ingest_folder(runner, temp_dir, output))
-                with progress.reported(0, show, seconds):
+                with progress.reported(0, 0, show, seconds):
                     made = _ingest(spec, ingested, runner, beam_args, threads, show, seconds)
             few, listed = [*made.files], units.of_files(made.files)
             fingerprint = fingerprint or made.fingerprint
@@ -153,8 +153,8 @@ def run(
         if listed and (plan or shared):
             job.save_listing(listed)
         if listed and engines.is_local(runner):
-            total_bytes = _bytes_to_read(spec, listed, given)
-            stack.enter_context(progress.reported(total_bytes, show, seconds))
+            passes = _num_passes(spec, given)
+            stack.enter_context(progress.reported(listed.size_bytes, passes, show, seconds))
         listed = None  # From here on it lies in the progress folder.
         graph = _graph(beam_options, plan, job)
         show_counts = None if engines.is_local(runner) else show
@@ -344,16 +344,16 @@ def plan_table(few: Sequence[File], spec: Spec) -> rows.Plan:
     raise error or DataError(f"{few[0].path}: no file has a header. Give files with records.")
 
 
-def _bytes_to_read(spec: Spec, listed: units.Listing, given: Earlier | None) -> int:
-    """Returns how many bytes all passes read; 0 where only the table knows."""
+def _num_passes(spec: Spec, given: Earlier | None) -> int:
+    """Returns how often all bytes are worked through; 0 where only the table knows how many."""
     if spec.source.format == "images":
-        return 2 * listed.size_bytes  # Headers and pixels.
+        return 2  # Headers and pixels.
     if spec.is_of_images:
         return 0
-    passes = 3  # Scan, statistics and writing.
+    passes = 4  # Scan, statistics, transform and writing.
     passes += bool(spec.split.stratified)  # Keys.
     passes += spec.preprocessing_fn is not None and given is None  # TFT's analyzers.
-    return passes * listed.size_bytes
+    return passes
 
 
 def _graph(beam_options: PipelineOptions, plan: rows.Plan | None, job: Job) -> beam.Pipeline:

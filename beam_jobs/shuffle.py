@@ -17,7 +17,8 @@ import pyarrow as pa
 from beam_jobs import keys
 from beam_jobs.errors import DataError
 
-BUCKET_BYTES = 64 << 20
+BUCKET_BYTES = 32 << 20
+_PART_BYTES = 8 << 20  # With a few thousand records threads wait for the GIL most of the time.
 _OCCURRENCE = "\0occurrence"
 _LOCKS = [threading.Lock() for _ in range(64)]  # The threads of a process write the same files.
 
@@ -132,35 +133,54 @@ def ordered(spill: Spill, place: Place, count: int) -> Iterator[pa.RecordBatch]:
     """
     num_spread = -(-spill.size_bytes(place, count) // BUCKET_BYTES)
     if count == 1 and num_spread <= 2:
-        batches = list(spill.read(place, 0))
-        spill.remove(place, 0)
-        yield from _sorted([_numbered(batches, _Seen.none())[0]] if batches else [])
+        if (batch := _read(spill, place, 0)) is not None:
+            yield from _sorted(_numbered(batch, _Seen.none())[0])
         return
     order = Place(f"{place.split}-order", place.shard)
     for bucket in range(count):
         seen = _Seen.none()
-        for batches in _pieces(spill.read(place, bucket)):
-            numbered, seen = _numbered(batches, seen)
-            positions = _order(numbered) >> np.uint64(32)
-            spread = positions * np.uint64(num_spread) >> np.uint64(32)
-            spill.write(order, numbered, spread.astype(np.int64))
+        for piece in _pieces(spill.read(place, bucket)):
+            seen = _spread(piece, seen, spill, order, num_spread)
+            del piece  # Before the next one is read.
         spill.remove(place, bucket)
     for bucket in range(num_spread):
-        batches = list(spill.read(order, bucket))
-        spill.remove(order, bucket)
-        yield from _sorted(batches)
+        if (batch := _read(spill, order, bucket)) is not None:
+            yield from _sorted(batch)
+            del batch
 
 
-def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
-    """Yields batches together until they are two buckets large."""
+def _read(spill: Spill, place: Place, bucket: int) -> pa.RecordBatch | None:
+    """Returns all records of a bucket, which is removed; None if there are none."""
+    batches = list(spill.read(place, bucket))
+    spill.remove(place, bucket)
+    return _joined(batches) if batches else None
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yields batches together once they are as large as a bucket."""
     piece: list[pa.RecordBatch] = []
     for batch in batches:
         piece.append(batch)
-        if sum(b.nbytes for b in piece) >= 2 * BUCKET_BYTES:
-            yield piece
+        if sum(b.nbytes for b in piece) >= BUCKET_BYTES:
+            yield _joined(piece)
             piece = []
     if piece:
-        yield piece
+        yield _joined(piece)
+
+
+def _spread(
+    batch: pa.RecordBatch, seen: "_Seen", spill: Spill, order: Place, num_spread: int
+) -> "_Seen":
+    """Numbers records and writes them into the buckets of their order."""
+    numbered, seen = _numbered(batch, seen)
+    positions = _order(numbered) >> np.uint64(32)
+    spread = positions * np.uint64(num_spread) >> np.uint64(32)
+    spill.write(order, numbered, spread.astype(np.int64))
+    return seen
 
 
 class _Seen(NamedTuple):
@@ -174,9 +194,8 @@ class _Seen(NamedTuple):
         return cls(np.empty(0, keys.HASH_DTYPE), np.empty(0, np.int64))
 
 
-def _numbered(batches: list[pa.RecordBatch], seen: _Seen) -> tuple[pa.RecordBatch, _Seen]:
+def _numbered(batch: pa.RecordBatch, seen: _Seen) -> tuple[pa.RecordBatch, _Seen]:
     """Returns the records with their occurrence numbers, counting on from those seen before."""
-    batch = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
     hashed = np.concatenate([seen.hashed, keys.hashes_of(batch)])
     weights = np.concatenate([seen.counts, np.ones(batch.num_rows, np.int64)])
     # Stable, so that in a run of equal hashes the one that was seen before comes first.
@@ -193,17 +212,17 @@ def _numbered(batches: list[pa.RecordBatch], seen: _Seen) -> tuple[pa.RecordBatc
     return batch.append_column(_OCCURRENCE, column), now_seen
 
 
-def _order(batch: pa.RecordBatch | pa.Table) -> np.ndarray:
+def _order(batch: pa.RecordBatch) -> np.ndarray:
     return keys.order_keys(keys.hashes_of(batch), batch.column(_OCCURRENCE).to_numpy())
 
 
-def _sorted(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yields the records of numbered batches in the order of the shard."""
-    if not batches:
-        return
-    table = pa.Table.from_batches(batches)
-    hashed, occurrences = keys.hashes_of(table), table.column(_OCCURRENCE).to_numpy()
+def _sorted(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yields numbered records in the order of the shard, some MB at a time."""
+    hashed, occurrences = keys.hashes_of(batch), batch.column(_OCCURRENCE).to_numpy()
     first, last = hashed["first"].astype(np.uint64), hashed["last"].astype(np.uint64)
-    order = np.lexsort([occurrences, last, first, _order(table)])
-    table = table.drop_columns([*keys.HASH_COLUMNS, _OCCURRENCE]).combine_chunks()
-    yield from table.take(pa.array(order)).combine_chunks().to_batches()
+    order = np.lexsort([occurrences, last, first, _order(batch)])
+    del hashed, first, last
+    batch = batch.drop_columns([*keys.HASH_COLUMNS, _OCCURRENCE])
+    step = max(1, _PART_BYTES * batch.num_rows // max(batch.nbytes, 1))
+    for start in range(0, batch.num_rows, step):
+        yield batch.take(pa.array(order[start : start + step]))

@@ -336,10 +336,7 @@ def _train(batch: pa.RecordBatch, spec: Spec) -> dict[str, Any]:
             column: NumberCounts.of(_present(batch.column(column)), MAX_DISTINCT_TOKENS)
             for column in _with_mode(spec, ("float32", "int64"))
         },
-        "tokens": {
-            column: TokenCounts.of(batch.column(column))
-            for column in _with_mode(spec, ("string",)) | _with_vocabulary(spec)
-        },
+        "tokens": {column: TokenCounts.of(batch.column(column)) for column in token_columns(spec)},
         "texts": {
             name: text.count(batch.column(str(feature.column)), feature)
             for name, feature in spec.texts.items()
@@ -369,9 +366,11 @@ def _with_mode(spec: Spec, dtypes: Collection[str]) -> set[str]:
     return {str(feature.column) for feature in features if feature.missing == "mode"}
 
 
-def _with_vocabulary(spec: Spec) -> set[str]:
+def token_columns(spec: Spec) -> set[str]:
+    """Returns the columns whose texts are counted."""
     name = "compute_and_apply_vocabulary"
-    return {str(f.column) for f in spec.columns.values() if f.last_step == name}
+    with_vocabulary = {str(f.column) for f in spec.columns.values() if f.last_step == name}
+    return _with_mode(spec, ("string",)) | with_vocabulary
 
 
 def _keyed(batch: pa.RecordBatch, spec: Spec) -> dict[str, Any]:

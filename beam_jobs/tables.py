@@ -25,6 +25,7 @@ from beam_jobs import (
     rows,
     saved_transform,
     shuffle,
+    spilled_tokens,
     splits,
     steps,
     strata,
@@ -58,8 +59,6 @@ from beam_jobs.splits import Strata
 from beam_jobs.strata import Keys
 from beam_jobs.summaries import Numbers, Summary, Texts, summarize
 
-_WRITE_BYTES = 1 << 20  # Of columns, encoded together; as Examples they are several times as large.
-
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
@@ -80,6 +79,11 @@ class Analysis:
     num_shards: Mapping[str, int]
     num_buckets: Mapping[str, int]
     strata: Strata | None = None
+
+    @property
+    def num_examples(self) -> int:
+        """Of all splits."""
+        return sum(self.summary.num_examples.values())
 
     @property
     def places(self) -> list[Place]:
@@ -130,7 +134,10 @@ def summarize_unit(
 def _summary(outcome: Outcome, job: Job) -> Summary:
     earlier = job.earlier
     if earlier is None:
-        return summarize(outcome, job.spec)
+        summary = summarize(outcome, job.spec)
+        if job.temp_folder is None:
+            return summary
+        return spilled_tokens.spill(summary, job.spec, job.temp_folder)
     kept = outcome.kept
     summary = summarize(outcome, job.spec, learns=False)
     apply = functools.partial(_applied, earlier.transform, kept.raw, job.spec)
@@ -148,6 +155,8 @@ def analyze(summary: Summary, job: Job, cut: Strata | None = None) -> Analysis:
     check_readable(summary.read, summary.rejected, spec, job.output)
     names = splits.split_names(spec, summary.num_examples)
     if earlier is None:
+        if job.temp_folder is not None:
+            summary = spilled_tokens.gather(summary, spec, job.temp_folder, job.num_threads)
         statistics: Statistics = analysis.analyze(spec, summary)
         classes = _classes(summary)
         size = _example_bytes(spec, statistics, summary)
@@ -617,11 +626,9 @@ def write_shard(place: Place, job: Job, found: Analysis, spill: Spill) -> ShardR
     counts: dict[str, Counter[int]] = {label: Counter() for label in found.classes}
     with ShardWriter(job.output, name, job.spec.output.compression) as writer:
         for batch in shuffle.ordered(spill, place, found.num_buckets[place.split]):
-            step = max(1, _WRITE_BYTES * batch.num_rows // max(batch.nbytes, 1))
-            for start in range(0, batch.num_rows, step):
-                part = batch.slice(start, step)
-                encoded = examples.encode(_columns(part))
-                writer.write(frame_records(encoded), framed_sizes(encoded))
+            encoded = examples.encode(_columns(batch))
+            writer.write(frame_records(encoded), framed_sizes(encoded))
+            progress.count_written(batch.num_rows, found.num_examples)
             for label, counted in counts.items():
                 counted.update(labels.counts(batch.column(label)))
         info = job.publish(writer)
