@@ -15,6 +15,7 @@ from beam_jobs import (
     image_shards,
     image_tables,
     planning,
+    progress,
     shuffle,
     strata,
     tables,
@@ -331,7 +332,9 @@ class WriteRecords(beam.PTransform):
     def _gather(self, group: tuple[tuple[str, int], Iterable[Any]], found: tables.Analysis) -> Any:
         place, packed = group
         batches = (shuffle.unpacked(data) for data in packed if data is not None)
-        return [tables.write_gathered(Place(*place), batches, self.job, found)]
+        result = tables.write_gathered(Place(*place), batches, self.job, found)
+        progress.report()
+        return [result]
 
 
 def _empty_places(found: Any) -> list[tuple[tuple[str, int], None]]:

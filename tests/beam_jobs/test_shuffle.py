@@ -54,13 +54,22 @@ def expected() -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "num_buckets, bucket_bytes, num_blocks",
-    [(1, 64 << 20, 5), (1, 20_000, 1), (3, 20_000, 50), (1, 5_000, 1), (7, 1_000, 9), (4, 1, 3)],
+    "num_buckets, bucket_bytes, num_blocks, part_bytes",
+    [
+        (1, 32 << 20, 5, 8 << 20),
+        (1, 32 << 20, 5, 1_000),
+        (1, 20_000, 1, 8 << 20),
+        (3, 20_000, 50, 1),
+        (1, 5_000, 1, 8 << 20),
+        (7, 1_000, 9, 100),
+        (4, 1, 3, 8 << 20),
+    ],
 )
 def test_order_depends_on_nothing_but_the_records(
-    tmp_path, monkeypatch, num_buckets, bucket_bytes, num_blocks
+    tmp_path, monkeypatch, num_buckets, bucket_bytes, num_blocks, part_bytes
 ):
     monkeypatch.setattr(shuffle, "BUCKET_BYTES", bucket_bytes)
+    monkeypatch.setattr(shuffle, "_PART_BYTES", part_bytes)
     found = shuffled(tmp_path / "spill", records(num_blocks), num_buckets, num_blocks)
     assert found == expected()
     assert os.listdir(tmp_path / "spill") == []
@@ -101,7 +110,7 @@ def test_hash_buckets_come_from_the_low_half_of_last(count):
 
 @pytest.mark.parametrize(
     "records, shards, size, buckets",
-    [(0, 1, 100, 1), (64 << 20, 1, 1, 1), ((64 << 20) + 1, 1, 1, 2), (10**9, 4, 1000, 3726)],
+    [(0, 1, 100, 1), (32 << 20, 1, 1, 1), ((32 << 20) + 1, 1, 1, 2), (10**9, 4, 1000, 7451)],
 )
 def test_num_buckets_rounds_up(records, shards, size, buckets):
     assert shuffle.num_buckets(records, shards, size) == buckets

@@ -49,6 +49,7 @@ def test_an_engine_counts_while_it_works(engine, tmp_path):
     assert counts_of(lines[-1]) == {
         "statistics": manifest["read"],
         "transforming": manifest["read"],
+        "writing": sum(split["num_examples"] for split in manifest["splits"].values()),
         "rejected": sum(manifest["rejected"].values()),
     }
     if engine == "spark":
