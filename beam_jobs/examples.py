@@ -187,12 +187,14 @@ class _Row:
         ends = list(itertools.accumulate(part.shape[1] for part, _ in parts))
         data = np.empty((n, ends[-1]), np.uint8)
         lengths = np.full(n, ends[-1], np.int64)
-        # Most bytes are the same in all rows: they are copied together.
-        data[:] = np.concatenate([part[0] for part, _ in parts])
+        # Of a table most bytes are the same in all rows, and copied together; not so of pixels.
+        is_template = 2 * sum(part.shape[1] for part, _ in parts if len(part) == 1) > ends[-1]
+        if is_template:
+            data[:] = np.concatenate([part[0] for part, _ in parts])
         counts = None
         for (part, length), end in zip(parts, ends, strict=True):
             start = end - part.shape[1]
-            if len(part) > 1:
+            if len(part) > 1 or not is_template:
                 data[:, start:end] = part
             if length is not None:
                 counts = np.ones(data.shape, bool) if counts is None else counts
