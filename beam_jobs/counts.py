@@ -276,6 +276,8 @@ class TokenCounts:
     ) -> "TokenCounts":
         """Returns what can be in vocabularies of these texts and others; the rest is a number.
 
+        Documents are not counted.
+
         Args:
           wanted: Of each vocabulary the least count that is kept, and how many; None for all.
           always: Texts that are kept in any case.

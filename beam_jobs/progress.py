@@ -24,7 +24,7 @@ class Progress:
     Attributes:
       input_bytes: Bytes of the input; 0 where nobody knows.
       num_passes: How often a job works through them.
-      bytes: Bytes that were worked through so far.
+      bytes: Bytes that were worked through so far; writing a record counts like reading it.
       records: Records so far, in the current pass.
       rejected: Records rejected so far.
       stage: What is being done.
@@ -59,7 +59,7 @@ _lock = threading.Lock()
 
 
 def count(stage: str, num_bytes: int, records: int = 0, rejected: int = 0) -> None:
-    """Notes that so much was read; a new stage counts its records from 0."""
+    """Notes that so much is done; a new stage counts its records from 0."""
     with _lock:
         if stage != _current.stage:
             _current.stage, _current.records = stage, 0

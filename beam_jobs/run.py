@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -46,6 +47,7 @@ from beam_jobs.versions import versions
 _BLOCK_BYTES = 16_000_000
 _LEAST_BLOCK_BYTES = 1_000_000  # Of less, what a block costs by itself is seen.
 _WANTED_BLOCKS = 16  # With few, most threads wait for the one that has one more.
+_MOST_SECONDS_OF_THREADS = 10  # For what they have at hand when a job fails.
 _OURS = (
     PROGRESS_FOLDER,
     "transform_fn",
@@ -519,4 +521,14 @@ def _temp_folder(temp_dir: str | None, output: str) -> Iterator[str]:
     try:
         yield folder
     finally:
-        files.remove(folder)
+        _remove_in_the_end(folder)
+
+
+def _remove_in_the_end(folder: str) -> None:
+    """Removes a folder in which threads of a failed job may still write."""
+    end = time.monotonic() + _MOST_SECONDS_OF_THREADS
+    while os.path.exists(folder) and time.monotonic() < end:
+        try:
+            files.remove(folder)
+        except OSError:  # It would be told in the place of what made the job fail.
+            time.sleep(0.05)

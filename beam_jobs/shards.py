@@ -360,7 +360,12 @@ class ShardWriter:
             self._put(self._members.popleft().result())
 
     def _put(self, data: bytes | np.ndarray) -> None:
-        self._output.file.write(data)
+        try:
+            self._output.file.write(data)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise OSError(error.errno, error.strerror, self._file) from error
         self._bytes += len(data)
         if self._is_gzip:
             self._crc_file = google_crc32c.extend(self._crc_file, data)

@@ -5,6 +5,7 @@ records meet in a bucket by their hash and are numbered there, then they spread 
 the order, which even one record that stands there a million times fills evenly.
 """
 
+import errno
 import os
 import shutil
 import threading
@@ -18,7 +19,11 @@ from beam_jobs import keys
 from beam_jobs.errors import DataError
 
 BUCKET_BYTES = 32 << 20
-_PART_BYTES = 8 << 20  # With a few thousand records threads wait for the GIL most of the time.
+# Records of a shard that go on together: with few thousand, threads wait for the GIL most of the
+# time, and many take memory, since Examples are several times as large as columns.
+_PART_BYTES = 8 << 20
+_PART_RECORDS = 1 << 15
+_WHAT_TO_DO = "Make room, or give another folder with --temp-dir."
 _OCCURRENCE = "\0occurrence"
 _LOCKS = [threading.Lock() for _ in range(64)]  # The threads of a process write the same files.
 
@@ -36,7 +41,7 @@ def check_space(folder: str, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise DataError(
             f"{folder}: the shuffle needs {needed_bytes / 1e9:.2f} GB of disk, but only "
-            f"{free / 1e9:.2f} GB are free. Make room, or give another folder with --temp-dir."
+            f"{free / 1e9:.2f} GB are free. {_WHAT_TO_DO}"
         )
 
 
@@ -44,23 +49,30 @@ class Spill:
     """Batches in files of a folder, by shard and bucket; several threads may write them."""
 
     def __init__(self, folder: str):
-        """Makes the folder."""
-        os.makedirs(folder, exist_ok=True)
+        """Takes a folder that is there."""
         self._folder = folder
 
     def write(self, place: Place, batch: pa.RecordBatch, buckets: np.ndarray) -> None:
         """Appends the records to their buckets.
 
         Args:
-          place: The shard that all of them belong to.
-          batch: With the columns of `keys.with_hashes`.
+          place: The shard that all of them belong to, or what else they have in common.
+          batch: Any columns; `ordered` wants those of `keys.with_hashes`.
           buckets: int64 (num_records,).
+
+        Raises:
+          DataError: The disk is full, or fails.
         """
-        for bucket, part in groups(batch, buckets):
-            path = self.path(place, bucket)
-            with _LOCKS[hash(path) % len(_LOCKS)], pa.OSFile(path, "ab") as file:
-                with pa.ipc.new_stream(file, part.schema) as stream:
-                    stream.write_batch(part)
+        try:
+            for bucket, part in groups(batch, buckets):
+                path = self.path(place, bucket)
+                with _LOCKS[hash(path) % len(_LOCKS)], pa.OSFile(path, "ab") as file:
+                    with pa.ipc.new_stream(file, part.schema) as stream:
+                        stream.write_batch(part)
+        except OSError as error:
+            raise DataError(
+                f"{self._folder}: {os.strerror(error.errno or errno.EIO)}. {_WHAT_TO_DO}"
+            ) from error
 
     def path(self, place: Place, bucket: int) -> str:
         """Returns the file of a bucket."""
@@ -106,7 +118,7 @@ def groups(batch: pa.RecordBatch, group: np.ndarray) -> Iterator[tuple[int, pa.R
     """Yields the records of each group: slices, which IPC writes compact, but pickle does not."""
     order = np.argsort(group, kind="stable")
     found, starts = np.unique(group[order], return_index=True)
-    ends = np.append(starts[1:], group.size)
+    ends = np.append(starts, group.size)[1:]
     batch = batch.take(pa.array(order))
     for number, start, end in zip(found.tolist(), starts, ends, strict=True):
         yield number, batch.slice(start, end - start)
@@ -157,17 +169,22 @@ def _read(spill: Spill, place: Place, bucket: int) -> pa.RecordBatch | None:
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    [batch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return batch
 
 
 def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yields batches together once they are as large as a bucket."""
+    """Yields batches together once they are as large as a bucket, and keeps nothing of them."""
     piece: list[pa.RecordBatch] = []
+    num_bytes = 0
     for batch in batches:
         piece.append(batch)
-        if sum(b.nbytes for b in piece) >= BUCKET_BYTES:
-            yield _joined(piece)
-            piece = []
+        num_bytes += batch.nbytes
+        if num_bytes >= BUCKET_BYTES:
+            whole, piece, num_bytes = _joined(piece), [], 0
+            del batch
+            yield whole
+            del whole
     if piece:
         yield _joined(piece)
 
@@ -223,6 +240,7 @@ def _sorted(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     order = np.lexsort([occurrences, last, first, _order(batch)])
     del hashed, first, last
     batch = batch.drop_columns([*keys.HASH_COLUMNS, _OCCURRENCE])
-    step = max(1, _PART_BYTES * batch.num_rows // max(batch.nbytes, 1))
+    step = _PART_BYTES * batch.num_rows // max(batch.nbytes, 1)
+    step = max(1, min(step, _PART_RECORDS))
     for start in range(0, batch.num_rows, step):
         yield batch.take(pa.array(order[start : start + step]))

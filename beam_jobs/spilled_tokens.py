@@ -1,8 +1,8 @@
-"""Counts of texts on a local disk, so that a vocabulary of many takes no more memory than of few.
+"""Counts of the texts of columns on a local disk, so that memory holds a part of them at a time.
 
 A block with many distinct texts in a column leaves their counts in files, by a hash of the text. Of
-each file only those are kept that can be in a vocabulary: there are as many distinct texts as a
-file has at a time, and never all of them.
+each file only those come back that can be in a vocabulary: without `top_k` or
+`frequency_threshold` all of them.
 """
 
 import concurrent.futures
@@ -17,7 +17,7 @@ from beam_jobs.counts import TokenCounts
 from beam_jobs.shuffle import Place, Spill
 from beam_jobs.summaries import Summary, token_columns
 
-_MOST_IN_MEMORY = 4_096  # Distinct texts of a block: fewer go on as they are.
+_MOST_IN_MEMORY = 4_096  # Distinct texts of a block that go on as they are.
 _NUM_BUCKETS = 16
 _NAMES = ["token", "count"]
 
@@ -92,5 +92,6 @@ def _wanted(spec: Spec, column: str) -> tuple[list[tuple[int, int | None]], list
             least_and_most.append((feature.frequency_threshold or 1, feature.top_k))
         if feature.missing == "mode":
             least_and_most.append((1, 1))
-        fills.append(MISSING_TOKEN if feature.missing == "token" else str(feature.missing))
+        elif feature.missing != "reject":
+            fills.append(MISSING_TOKEN if feature.missing == "token" else str(feature.missing))
     return least_and_most, fills

@@ -103,7 +103,9 @@ def find(found: Keys, spec: Spec, folder: str | None) -> Strata:
     return Strata(
         tuple(shares),
         classes,
-        np.array([[cut.hash for cut in of] for of in cuts], np.uint64).reshape(-1, len(inner)),
+        np.array([[cut.hash for cut in of] for of in cuts], np.uint64).reshape(
+            len(cuts), len(inner)
+        ),
         np.diff(np.array(ends, np.int64).reshape(-1, len(shares) + 1)),
     )
 

@@ -164,6 +164,9 @@ def told(error: BaseException, where: str = "") -> BaseException:
         )
     if isinstance(error, object_stores.ERRORS) and type(error).__module__ != "builtins":
         return DataError(f"{object_stores.fault(error)}. Run the same command again to go on.")
+    if found := re.match(r"\w+Error: (\[Errno \d+\] .+?)( \[while running .*)?$", text):
+        # Beam cannot make another OSError of one, and makes a RuntimeError.
+        return DataError(f"{found[1]}. Mend that, and run the same command again to go on.")
     if where:
         causes = re.findall(
             r"^(?:Caused by: )?([\w.]*(?:Error|Exception)\b: .+)$", text, re.MULTILINE

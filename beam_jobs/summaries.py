@@ -368,8 +368,12 @@ def _with_mode(spec: Spec, dtypes: Collection[str]) -> set[str]:
 
 def token_columns(spec: Spec) -> set[str]:
     """Returns the columns whose texts are counted."""
-    name = "compute_and_apply_vocabulary"
-    with_vocabulary = {str(f.column) for f in spec.columns.values() if f.last_step == name}
+    by_class = _ranked_by_class(spec)  # They are counted with their classes, in pairs.
+    with_vocabulary = {
+        str(feature.column)
+        for name, feature in spec.columns.items()
+        if feature.last_step == "compute_and_apply_vocabulary" and name not in by_class
+    }
     return _with_mode(spec, ("string",)) | with_vocabulary
 
 

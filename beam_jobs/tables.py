@@ -626,8 +626,7 @@ def write_shard(place: Place, job: Job, found: Analysis, spill: Spill) -> ShardR
     counts: dict[str, Counter[int]] = {label: Counter() for label in found.classes}
     with ShardWriter(job.output, name, job.spec.output.compression) as writer:
         for batch in shuffle.ordered(spill, place, found.num_buckets[place.split]):
-            encoded = examples.encode(_columns(batch))
-            writer.write(frame_records(encoded), framed_sizes(encoded))
+            _write_part(batch, writer)
             progress.count_written(batch.num_rows, found.num_examples)
             for label, counted in counts.items():
                 counted.update(labels.counts(batch.column(label)))
@@ -639,6 +638,12 @@ def write_shard(place: Place, job: Job, found: Analysis, spill: Spill) -> ShardR
     result = ShardResult(place, info, by_name)
     job.save(result)
     return result
+
+
+def _write_part(batch: pa.RecordBatch, writer: ShardWriter) -> None:
+    """Writes records, whose Examples are given up before the next ones are made."""
+    encoded = examples.encode(_columns(batch))
+    writer.write(frame_records(encoded), framed_sizes(encoded))
 
 
 def _columns(batch: pa.RecordBatch) -> dict[str, Any]:

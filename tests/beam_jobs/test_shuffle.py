@@ -32,6 +32,7 @@ def records(seed) -> np.ndarray:
 
 
 def shuffled(folder, ids, num_buckets, num_blocks) -> list[int]:
+    folder.mkdir(exist_ok=True)
     spill, hashed = Spill(str(folder)), hashes()
     for part in np.array_split(ids, num_blocks):
         block = with_hashes(pa.record_batch({"id": pa.array(part)}), hashed[part])

@@ -98,6 +98,18 @@ def test_what_stands_in_for_a_missing_text_is_kept_however_rare(tmp_path):
     assert len(kept) < 16 * 5 + 3
 
 
+@pytest.mark.parametrize("without", [pa.nulls(5, pa.string()), pa.array([], pa.string())])
+def test_a_block_without_a_text_adds_nothing(without, tmp_path):
+    features = {"word": {"missing": "token", "transform": "compute_and_apply_vocabulary"}}
+    spec, folder = parse_spec(spec_of(features), str(tmp_path / "s.toml")), str(tmp_path)
+    [block, *_] = drawn()
+    empty = Summary(tokens={"word": TokenCounts.of(without)})
+    spilled = spilled_tokens.spill(summary_of(block), spec, folder) + empty
+    assert len(spilled.tokens["word"].tokens) == 0
+    tokens = spilled_tokens.gather(spilled, spec, folder, 1).tokens["word"]
+    assert tokens.vocabulary("word", None, None) == vocabulary(collections.Counter(block))
+
+
 def test_a_mode_is_the_most_frequent_of_all(tmp_path):
     features = {"word": {"missing": "mode", "transform": "hash_strings", "hash_buckets": 5}}
     spec, folder = parse_spec(spec_of(features), str(tmp_path / "s.toml")), str(tmp_path)

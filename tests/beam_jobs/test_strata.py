@@ -163,3 +163,10 @@ def test_a_class_of_which_no_record_is_kept_meets_a_later_rule(tmp_path):
     assert splits.NO_SPLIT not in codes(of, [("x", 4), (None, 1)])
     none = found([], tmp_path, spec())
     assert codes(none, [("x", 4)]) == [0] and none.totals == dict.fromkeys(SPLITS, 0)
+
+
+def test_one_split_takes_every_class_whole(tmp_path):
+    records = [("a", 5), ("b", 2**64 - 2), ("a", 7)]
+    cut = found(records, tmp_path, spec({"train": 1.0}))
+    assert codes(cut, records) == [SPLITS.index("train")] * 3
+    assert cut.classes == ("a", "b") and cut.num_examples.tolist() == [[2], [1]]
